@@ -1,0 +1,109 @@
+"""The actor-critic state, and the soft-actor-critic steps that several agents share (arXiv:1812.05905).
+
+Every step takes the agent's config, its networks and a `Transition` [B, ...] with normalised observations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from rljax import losses, nets, normalize
+from rljax.base import Batch, Spec, Transition, example
+from rljax.optim import Model, descend, log_multiplier, model, polyak
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """All that a soft actor-critic learns: networks with their optimisers, target critics, log alpha, statistics."""
+
+    actor: Model
+    critic: Model
+    target: PyTree
+    alpha: Model
+    stats: normalize.Stats
+
+
+class Networks(NamedTuple):
+    """The modules behind the parameters, and the head that decodes the critics' outputs [N, B, size]."""
+
+    actor: nn.Module
+    critic: nn.Module
+    head: Any
+
+
+def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: jax.Array) -> State:
+    """A fresh `State`; ``actions`` [1, A] is given when the critics take the action as an input.
+
+    Reads ``actor_lr``, ``critic_lr``, ``alpha_lr`` and ``init_alpha`` of the config.
+    """
+    key_actor, key_critic = jax.random.split(key)
+    stats = normalize.init(spec.obs)
+    obs = normalize.apply(stats, example(spec.obs, 1))
+    critic = networks.critic.init(key_critic, obs, *actions)
+    return State(
+        actor=model(optax.adam(config.actor_lr), networks.actor.init(key_actor, obs)),
+        critic=model(optax.adam(config.critic_lr), critic),
+        target=jax.tree.map(jnp.copy, critic),
+        alpha=log_multiplier(optax.adam(config.alpha_lr), config.init_alpha),
+        stats=stats,
+    )
+
+
+def normalized(config: Any, state: State, batch: Batch) -> tuple[State, Transition]:
+    """The state with statistics updated by ``config.obs_stats``, and the batch's transition [U, B, ...] under them."""
+    stats = config.obs_stats(state.stats, batch.transition.obs)
+    t = batch.transition
+    t = t._replace(obs=normalize.apply(stats, t.obs), next_obs=normalize.apply(stats, t.next_obs))
+    return state._replace(stats=stats), t
+
+
+def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
+    """V(s) [B] = min over target critics of Q(s, a) - alpha log pi(a|s), one a ~ pi (eq. 3)."""
+    action, log_prob = nets.sample_tanh_gaussian(*networks.actor.apply(state.actor.params, obs), key)
+    q = networks.head.value(networks.critic.apply(state.target, obs, action)).min(0)
+    return q - jnp.exp(state.alpha.params) * log_prob
+
+
+def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: jax.Array) -> tuple[State, Metrics]:
+    """One Adam step of all critics towards ``target`` [B], followed by Polyak averaging of their targets."""
+
+    def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
+        out = networks.critic.apply(params, t.obs, t.action)
+        value = losses.critic_loss(networks.head, out, target)
+        return value, {"critic/loss": value, "critic/q": networks.head.value(out).mean()}
+
+    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
+
+
+def actor_step(
+    config: Any, networks: Networks, state: State, obs: jax.Array, target_entropy: jax.Array | float, key: jax.Array
+) -> tuple[State, Metrics]:
+    """One Adam step of the actor on E[alpha log pi - min_j Q_j] (eq. 9), then of alpha towards ``target_entropy``."""
+    alpha = jnp.exp(state.alpha.params)
+
+    def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        action, log_prob = nets.sample_tanh_gaussian(*networks.actor.apply(params, obs), key)
+        q = networks.head.value(networks.critic.apply(state.critic.params, obs, action)).min(0)
+        value = (alpha * log_prob - q).mean()
+        return value, (value, -log_prob.mean())
+
+    actor, (value, entropy) = descend(optax.adam(config.actor_lr), loss, state.actor)
+    state = temperature_step(config, state._replace(actor=actor), entropy, target_entropy)
+    return state, {"actor/loss": value, "actor/entropy": entropy, "alpha/value": alpha}
+
+
+def temperature_step(config: Any, state: State, entropy: jax.Array, target_entropy: jax.Array | float) -> State:
+    """One Adam step of log alpha on `losses.temperature_loss`."""
+
+    def loss(log_alpha: jax.Array) -> tuple[jax.Array, None]:
+        return losses.temperature_loss(log_alpha, entropy, target_entropy), None
+
+    return state._replace(alpha=descend(optax.adam(config.alpha_lr), loss, state.alpha)[0])

@@ -1,0 +1,127 @@
+"""Networks (flax.linen) and the policies on top of them.
+
+Observations arrive as floats, [B, D] or [B, H, W, C]. Parameters are float32, or float64 under ``jax_enable_x64``.
+"""
+
+from __future__ import annotations
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# PyTorch's default for linear layers, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with which the published SAC results were made.
+_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def dense(features: int, name: str | None = None) -> nn.Dense:
+    """A linear layer with U(+-1/sqrt(fan_in)) weights and zero bias."""
+    return nn.Dense(features, kernel_init=_uniform, param_dtype=jnp.result_type(float), name=name)
+
+
+class Images(nn.Module):
+    """Features [B, F] of images [B, H, W, C]: MinAtar's single 3x3 convolution up to 16 pixels, else the DQN stack.
+
+    Sources: arXiv:1903.03176 (MinAtar), Mnih et al. 2015 (DQN).
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        small = max(x.shape[1:3]) <= 16
+        layers = ((16, 3, 1),) if small else ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+        for features, kernel, stride in layers:
+            conv = nn.Conv(features, (kernel, kernel), stride, padding="VALID", param_dtype=jnp.result_type(float))
+            x = nn.relu(conv(x))
+        return x.reshape(x.shape[0], -1)
+
+
+class Torso(nn.Module):
+    """Features [B, width] of observations [B, D] or [B, H, W, C] and, if given, actions [B, A].
+
+    ``depth`` hidden layers of dense, LayerNorm (if ``layer_norm``), ReLU.
+    """
+
+    width: int
+    depth: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, *actions: jax.Array) -> jax.Array:
+        x = Images()(obs) if obs.ndim == 4 else obs.reshape(obs.shape[0], -1)
+        x = jnp.concatenate([x, *actions], -1)
+        for _ in range(self.depth):
+            x = dense(self.width)(x)
+            x = nn.LayerNorm(param_dtype=x.dtype)(x) if self.layer_norm else x
+            x = nn.relu(x)
+        return x
+
+
+class GaussianPolicy(nn.Module):
+    """``(mean, log_std)``, each [B, A], of a Gaussian before the tanh.
+
+    The log standard deviation is mapped smoothly into [-5, 2] (as CleanRL does; the paper clips to [-20, 2]).
+    """
+
+    action_dim: int
+    width: int
+    depth: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = dense(2 * self.action_dim, name="head")(Torso(self.width, self.depth, self.layer_norm)(obs))
+        mean, raw = jnp.split(out, 2, -1)
+        return mean, -5 + 3.5 * (jnp.tanh(raw) + 1)
+
+
+class CategoricalPolicy(nn.Module):
+    """Logits [B, A] of a categorical policy over A actions."""
+
+    num_actions: int
+    width: int
+    depth: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return dense(self.num_actions, name="head")(Torso(self.width, self.depth, self.layer_norm)(obs))
+
+
+class Critic(nn.Module):
+    """Q-values' encodings: [B, size] of (obs, action), or [B, A, size] of obs alone when ``num_actions`` A is given."""
+
+    size: int
+    width: int
+    depth: int
+    layer_norm: bool = False
+    num_actions: int | None = None
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, *actions: jax.Array) -> jax.Array:
+        x = Torso(self.width, self.depth, self.layer_norm)(obs, *actions)
+        out = dense(self.size * (self.num_actions or 1), name="head")(x)
+        return out if self.num_actions is None else out.reshape(-1, self.num_actions, self.size)
+
+
+def ensemble(num: int) -> type[Critic]:
+    """`Critic` with ``num`` independent copies: outputs and parameters get a leading axis N."""
+    return nn.vmap(
+        Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=num
+    )
+
+
+def outputs(params: dict) -> int:
+    """Number of outputs of a network whose last layer is named ``head``, read off its parameters."""
+    return params["params"]["head"]["bias"].shape[-1]
+
+
+def sample_tanh_gaussian(mean: jax.Array, log_std: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(action [..., A] in (-1, 1), log_prob [...])`` of a = tanh(u), u ~ N(mean, std); reparameterised.
+
+    Source: arXiv:1812.05905 eq. 26, with log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact for large u.
+    """
+    base = distrax.Normal(mean, jnp.exp(log_std))
+    u = base.sample(seed=key)
+    correction = 2 * (np.log(2) - u - jax.nn.softplus(-2 * u))
+    return jnp.tanh(u), (base.log_prob(u) - correction).sum(-1)

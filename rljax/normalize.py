@@ -1,0 +1,55 @@
+"""Observation statistics: a state that travels with the policy, and functions that update and apply it.
+
+`fixed` and `running` are the two updates an agent can be given; both keep the statistics' structure, so a network sees
+the same program either way.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.base import Array, bounds
+
+
+class Stats(NamedTuple):
+    """Number of observations seen, and their mean and variance per element (scalars for images)."""
+
+    count: jax.Array
+    mean: jax.Array
+    var: jax.Array
+
+
+def init(space: Array) -> Stats:
+    """Statistics before any data: mean 0 and variance 1, or variance high^2 for uint8 observations, mapping them to [0, 1]."""
+    shape = () if len(space.shape) == 3 else space.shape
+    scale = float(np.max(bounds(space)[1])) if space.dtype == "uint8" else 1.0
+    return Stats(jnp.zeros(()), jnp.zeros(shape), jnp.full(shape, scale**2))
+
+
+def fixed(stats: Stats, obs: jax.Array) -> Stats:
+    """``stats`` as they are."""
+    return stats
+
+
+def running(stats: Stats, obs: jax.Array) -> Stats:
+    """``stats`` merged with those of ``obs`` [..., *shape] (Chan et al. 1979, parallel variance).
+
+    Deviation from on-policy codes: an agent calls it on the batches that it learns from, not on each env step once.
+    """
+    axes = tuple(range(obs.ndim - stats.mean.ndim))
+    obs = obs.astype(stats.mean.dtype)
+    count = np.prod([obs.shape[a] for a in axes]).astype(stats.mean.dtype)
+    mean, var = obs.mean(axes), obs.var(axes)
+    total = stats.count + count
+    delta = mean - stats.mean
+    merged = (stats.var * stats.count + var * count + delta**2 * stats.count * count / total) / total
+    return Stats(total, stats.mean + delta * count / total, merged)
+
+
+def apply(stats: Stats, obs: jax.Array) -> jax.Array:
+    """``obs`` [..., *shape] shifted and scaled to zero mean and unit variance, as floats; the standard deviation is at least 1e-3."""
+    return (obs.astype(stats.mean.dtype) - stats.mean) / jnp.maximum(jnp.sqrt(stats.var), 1e-3)

@@ -1,0 +1,43 @@
+"""One optimiser step, target averaging, and the multiplier of a constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+class Model(NamedTuple):
+    """Parameters and the state of the optimiser that moves them."""
+
+    params: PyTree
+    opt_state: optax.OptState
+
+
+def model(optimizer: optax.GradientTransformation, params: PyTree) -> Model:
+    """``params`` with a fresh optimiser state."""
+    return Model(params, optimizer.init(params))
+
+
+def descend(
+    optimizer: optax.GradientTransformation, loss: Callable[[PyTree], tuple[jax.Array, Any]], model: Model
+) -> tuple[Model, Any]:
+    """``(model, aux)`` after one optimiser step on ``loss(params) -> (scalar, aux)``; only ``params`` is differentiated."""
+    grads, aux = jax.grad(loss, has_aux=True)(model.params)
+    updates, opt_state = optimizer.update(grads, model.opt_state, model.params)
+    return Model(optax.apply_updates(model.params, updates), opt_state), aux
+
+
+def polyak(target: PyTree, online: PyTree, tau: jax.Array | float) -> PyTree:
+    """``(1 - tau) * target + tau * online``, leaf by leaf."""
+    return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+
+
+def log_multiplier(optimizer: optax.GradientTransformation, value: jax.Array | float) -> Model:
+    """A positive multiplier, stored as its logarithm (a scalar), that starts at ``value``."""
+    return model(optimizer, jnp.log(jnp.asarray(value, float)))
