@@ -17,6 +17,7 @@ import difflib
 import importlib
 import itertools
 import math
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, dataclass_transform
@@ -122,29 +123,31 @@ def to_dict(config: Any) -> dict[str, Any]:
     out = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        names = {id(v): k for k, v in (field.metadata.get("choices") or {}).items()}
-        if id(value) in names:
-            out[field.name] = names[id(value)]
+        choices = field.metadata.get("choices") or {}
+        names = [name for name, choice in choices.items() if _same(choice, value)]
+        if names:
+            out[field.name] = names[0]
         elif dataclasses.is_dataclass(value):
             out[field.name] = {"type": _path(type(value)), **to_dict(value)}
         elif callable(value):
             out[field.name] = {"function": _path(value)}
         else:
-            out[field.name] = value.tolist() if isinstance(value, np.ndarray | jax.Array) else value
+            out[field.name] = value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
     return out
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     """The inverse of `to_dict`. Dotted paths are only followed into rljax itself."""
+    statics = {f.name for f in dataclasses.fields(cls) if f.metadata.get("static")}  # type: ignore[arg-type]
 
-    def decode(value: Any) -> Any:
+    def decode(name: str, value: Any) -> Any:
         if isinstance(value, list):
-            return tuple(value)
+            return tuple(value) if name in statics else jnp.asarray(value, float)
         if isinstance(value, dict) and "type" in value:
             return from_dict(_resolve(value["type"]), {k: v for k, v in value.items() if k != "type"})
         return _resolve(value["function"]) if isinstance(value, dict) else value
 
-    return override(cls(), {name: decode(value) for name, value in values.items()})
+    return override(cls(), {name: decode(name, value) for name, value in values.items()})
 
 
 def _differ(a: Any, b: Any) -> list[str]:
@@ -154,6 +157,11 @@ def _differ(a: Any, b: Any) -> list[str]:
         if jax.tree.structure(getattr(a, f.name)) != jax.tree.structure(getattr(b, f.name))
         or (f.metadata.get("static") and getattr(a, f.name) != getattr(b, f.name))
     ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=False)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(np.array_equal(x, y) for x, y in leaves)
 
 
 def _inside(x: float, rule: str) -> bool:
@@ -168,9 +176,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float | np.ndarray | jax.Array | np.floating) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
-    return True
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple and args:
+        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+    return not isinstance(origin, type) or isinstance(value, origin)
 
 
 def _type_name(hint: Any) -> str:

@@ -21,7 +21,7 @@ def critic_loss(head: Any, out: jax.Array, target: jax.Array) -> jax.Array:
 
     The sum gives each critic the gradient it would have alone (arXiv:1812.05905 eq. 5, without its factor 1/2).
     """
-    return head.loss(out, target).mean(-1).sum()
+    return jax.vmap(head.loss, (0, None))(out, target).mean(-1).sum()
 
 
 def temperature_loss(log_alpha: jax.Array, entropy: jax.Array, target_entropy: jax.Array | float) -> jax.Array:

@@ -21,14 +21,14 @@ def dense(features: int, name: str | None = None) -> nn.Dense:
 
 
 class Images(nn.Module):
-    """Features [B, F] of images [B, H, W, C]: MinAtar's single 3x3 convolution up to 16 pixels, else the DQN stack.
+    """Features [B, F] of images [B, H, W, C]: the DQN stack, or MinAtar's single 3x3 convolution where that does not fit.
 
     Sources: arXiv:1903.03176 (MinAtar), Mnih et al. 2015 (DQN).
     """
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        small = max(x.shape[1:3]) <= 16
+        small = min(x.shape[1:3]) < 36  # three layers without padding leave nothing of 35 pixels
         layers = ((16, 3, 1),) if small else ((32, 8, 4), (64, 4, 2), (64, 3, 1))
         for features, kernel, stride in layers:
             conv = nn.Conv(features, (kernel, kernel), stride, padding="VALID", param_dtype=jnp.result_type(float))

@@ -34,8 +34,8 @@ def descend(
 
 
 def polyak(target: PyTree, online: PyTree, tau: jax.Array | float) -> PyTree:
-    """``(1 - tau) * target + tau * online``, leaf by leaf."""
-    return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
+    """``(1 - tau) * target + tau * online``, leaf by leaf; exactly ``online`` for tau = 1."""
+    return jax.tree.map(lambda t, o: (1 - tau) * t + tau * o, target, online)
 
 
 def log_multiplier(optimizer: optax.GradientTransformation, value: jax.Array | float) -> Model:

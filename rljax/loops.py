@@ -1,0 +1,150 @@
+"""Loops: an agent and a source of transitions, joined into one pure step. No loop names an agent or an env.
+
+A `Loop` is ``init(key) -> state`` and ``step(state, t, data) -> (state, metrics)``. ``t`` (int32, the iterations before
+this one) belongs to the caller; `run` makes a chunk of iterations for many seeds at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rljax import replay
+from rljax.base import Agent, Batch, Env, Transition, example, random_action, where
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
+
+
+class LoopState(NamedTuple):
+    """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key."""
+
+    agent: PyTree
+    memory: PyTree
+    env: PyTree
+    obs: jax.Array
+    ring: PyTree
+    episode_return: jax.Array
+    episode_length: jax.Array
+    key: jax.Array
+
+
+class Loop(NamedTuple):
+    """``init(key) -> LoopState`` and ``step(LoopState, t, data) -> (LoopState, metrics)``."""
+
+    init: Callable[[jax.Array], LoopState]
+    step: Callable[[LoopState, jax.Array, PyTree], tuple[LoopState, Metrics]]
+
+
+def online(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
+    """One iteration: E env steps, then E calls of ``agent.update``, each on fresh batches [U, B] from the ring.
+
+    Metrics: the agent's, averaged over the updates, and the episodes that ended, as ``episode/count`` and the sums
+    ``episode/return`` (raw, undiscounted) and ``episode/length`` (env steps).
+    """
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_act, key_env, key_sample, key_update = jax.random.split(state.key, 5)
+        state, episodes = _interact(agent, env, agent.act, state, t, key_act, key_env)
+        shape = (env.num_envs, agent.batches, batch_size)
+        batches = Batch(replay.sample(state.ring, t + 1, key_sample, shape))
+
+        def update(agent_state: PyTree, x: tuple[Batch, jax.Array]) -> tuple[PyTree, Metrics]:
+            return agent.update(agent_state, *x)
+
+        keys = jax.random.split(key_update, env.num_envs)
+        agent_state, metrics = jax.lax.scan(update, state.agent, (batches, keys))
+        return state._replace(agent=agent_state, key=key), jax.tree.map(jnp.mean, metrics) | episodes
+
+    return Loop(lambda key: _init(agent, env, capacity, key), step)
+
+
+def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
+    """`online` without updates, under uniform random actions; its state is that of `online`, ready to go on."""
+
+    def act(state: PyTree, memory: PyTree, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
+        return random_action(env.spec.action, key, env.num_envs), memory
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_act, key_env = jax.random.split(state.key, 3)
+        state, episodes = _interact(agent, env, act, state, t, key_act, key_env)
+        return state._replace(key=key), episodes
+
+    return Loop(lambda key: _init(agent, env, capacity, key), step)
+
+
+def run(
+    loop: Callable[[Any], Loop], config: PyTree, state: LoopState, alive: jax.Array, t: jax.Array, num: jax.Array, data: PyTree
+) -> tuple[LoopState, jax.Array, Metrics]:
+    """A chunk: ``num`` iterations from ``t`` on for S seeds; ``(state, alive [S], sums of the metrics [S])``.
+
+    ``loop(config)`` builds the loop of one seed from its row of the stacked ``config``; ``state`` is stacked alike.
+    ``num`` is traced, so chunks of every length share one program. A seed with a non-finite parameter or metric is no
+    longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other.
+    """
+
+    def step(config: PyTree, state: LoopState, t: jax.Array) -> tuple[LoopState, Metrics]:
+        return loop(config).step(state, t, data)
+
+    def body(i: jax.Array, carry: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
+        state, sums = carry
+        state, metrics = jax.vmap(step, in_axes=(0, 0, None))(config, state, t + i)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(jax.vmap(step, in_axes=(0, 0, None)), config, state, t)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
+    new = new._replace(agent=where(alive, new.agent, state.agent))
+    return new, alive & _finite(new.agent) & _finite(sums), sums
+
+
+def _init(agent: Agent, env: Env, capacity: int, key: jax.Array) -> LoopState:
+    key_agent, key_env, key = jax.random.split(key, 3)
+    env_state, obs = env.reset(key_env)
+    flag = jnp.zeros(env.num_envs, bool)
+    row = Transition(obs, example(env.spec.action, env.num_envs), jnp.zeros(env.num_envs), obs, flag, flag)
+    return LoopState(
+        agent=agent.init(key_agent),
+        memory=agent.memory(env.num_envs),
+        env=env_state,
+        obs=obs,
+        ring=replay.init(row, capacity),
+        episode_return=jnp.zeros(env.num_envs),
+        episode_length=jnp.zeros(env.num_envs, jnp.int32),
+        key=key,
+    )
+
+
+def _interact(
+    agent: Agent, env: Env, act: Act, state: LoopState, t: jax.Array, key_act: jax.Array, key_env: jax.Array
+) -> tuple[LoopState, Metrics]:
+    """E env steps under ``act``, added to the ring; metrics of the episodes that ended."""
+    action, memory = act(state.agent, state.memory, state.obs, key_act)
+    env_state, step = env.step(state.env, action, key_env)
+    row = Transition(state.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
+    done = step.terminated | step.truncated
+    total, length = state.episode_return + step.reward, state.episode_length + 1
+    state = state._replace(
+        memory=where(done, agent.memory(env.num_envs), memory),
+        env=env_state,
+        obs=step.obs,
+        ring=replay.add(state.ring, row, t),
+        episode_return=jnp.where(done, 0.0, total),
+        episode_length=jnp.where(done, 0, length),
+    )
+    metrics = {
+        "episode/count": done.sum().astype(float),
+        "episode/return": jnp.where(done, total, 0.0).sum(),
+        "episode/length": jnp.where(done, length, 0).sum().astype(float),
+    }
+    return state, metrics
+
+
+def _finite(tree: PyTree) -> jax.Array:
+    """Whether all numbers of each seed are finite, [S]."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in leaves]).all(0)

@@ -1,0 +1,189 @@
+"""Run folders: settings, metrics, timings and checkpoints on disk, such that a kill at any moment loses nothing.
+
+A checkpoint is a folder ``checkpoints/<step>`` of orbax trees, ``host.json`` and ``manifest.json`` with a digest of each
+file. It is written under a temporary name and renamed when whole; one that does not match its manifest is never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rljax.base import InputError
+
+PyTree = Any
+
+
+def encode(row: Mapping[str, Any]) -> str:
+    """One line of JSON; numbers that are not finite become the strings "nan", "inf", "-inf"."""
+    return json.dumps({k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``.jsonl`` file, with "nan", "inf" and "-inf" as floats; a half-written last line is left out."""
+    names = {"nan", "inf", "-inf"}
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{k: float(v) if isinstance(v, str) and v in names else v for k, v in row.items()} for row in rows]
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file.
+
+    Raises:
+        InputError: if it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: {path.parent} is not a run folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it, or start anew with --fresh") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
+
+
+def append(path: Path, text: str) -> None:
+    """Add ``text`` at the end of ``path``."""
+    with path.open("a") as file:
+        file.write(text)
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut ``path`` back to ``size`` bytes."""
+    if path.exists():
+        os.truncate(path, size)
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Create the run folder and hold its lock; a folder that this call created and left empty is removed again.
+
+    Raises:
+        InputError: if the folder cannot be written, or another process holds the lock.
+    """
+    made = [p for p in (run, *run.parents) if not p.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a")
+    except OSError as error:
+        raise InputError(f"cannot write to {run}: {error.strerror}; choose another folder with --out") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is writing to {run}: wait for it, or choose another folder with --out") from None
+        try:
+            yield
+        finally:
+            if os.listdir(run) == [".lock"]:
+                (run / ".lock").unlink()
+                for folder in made:
+                    folder.rmdir()
+
+
+def set_aside(run: Path) -> Path | None:
+    """Move a run folder to ``<name>.old-K`` and return the new path, or None if there was none."""
+    if not run.exists():
+        return None
+    number = 1
+    while (aside := run.with_name(f"{run.name}.old-{number}")).exists():
+        number += 1
+    return run.rename(aside)
+
+
+def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, Any], keep: int = 2) -> None:
+    """Write checkpoint ``step`` and remove all but the newest ``keep``. ``trees`` hold arrays, ``host`` is JSON."""
+    import orbax.checkpoint as ocp
+
+    folder = run.resolve() / "checkpoints"
+    part = folder / f"{step}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, tree in trees.items():
+            checkpointer.save(part / name, tree)
+            checkpointer.wait_until_finished()
+    write_json(part / "host.json", host)
+    write_json(part / "manifest.json", _digests(part))
+    shutil.rmtree(folder / str(step), ignore_errors=True)
+    part.rename(folder / str(step))
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(folder / str(old))
+
+
+def newest(run: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
+    """``(step, host)`` of the newest checkpoint that is whole, or None; ``say`` is told of each one that is not.
+
+    Damaged and half-written checkpoints newer than it are removed.
+    """
+    folder = run.resolve() / "checkpoints"
+    for part in folder.glob("*.part"):
+        shutil.rmtree(part)
+    for step in reversed(_steps(folder)):
+        fault = _fault(folder / str(step))
+        if fault is None:
+            return step, json.loads((folder / str(step) / "host.json").read_text())
+        say(f"the checkpoint of step {step} is damaged ({fault}); using the one before it")
+        shutil.rmtree(folder / str(step))
+    return None
+
+
+def load(run: Path, step: int, name: str, target: PyTree) -> PyTree:
+    """One tree of checkpoint ``step``, with the structure, shapes and dtypes of ``target`` (`jax.eval_shape` will do)."""
+    import orbax.checkpoint as ocp
+
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(run.resolve() / "checkpoints" / str(step) / name, target)
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 over paths, dtypes, shapes and bytes of the arrays of ``tree``."""
+    total = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return total.hexdigest()
+
+
+def _steps(folder: Path) -> Sequence[int]:
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return {str(p.relative_to(folder)): _file_digest(p) for p in files}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return "its manifest is missing or broken"
+    found = _digests(folder)
+    wrong = sorted(name for name in manifest.keys() | found.keys() if manifest.get(name) != found.get(name))
+    return f"{wrong[0]} is missing or changed" if wrong else None
