@@ -72,7 +72,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
 
 def act(config: Config, state: State, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
     """``(actions [E] ~ pi, memory)`` for observations [E, ...]."""
-    return distrax.Categorical(_logits(config, state, obs)).sample(seed=key), memory
+    return distrax.Categorical(_logits(config, state, obs), dtype=jnp.int32).sample(seed=key), memory
 
 
 def mode(config: Config, state: State, memory: tuple, obs: jax.Array) -> tuple[jax.Array, tuple]:

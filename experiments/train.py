@@ -180,7 +180,17 @@ def train(
     Raises:
         InputError: for anything that cannot work, before anything is computed or written.
     """
-    setup = _setup(agent, config, env, seeds, steps, eval_every, eval_episodes, num_envs, log_every)
+    setup = prepare(
+        agent,
+        config,
+        env,
+        seeds=seeds,
+        steps=steps,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        num_envs=num_envs,
+        log_every=log_every,
+    )
     machine.require_memory(*_bytes(setup), progress.say)
     if out is None:
         return _run(setup, None)
@@ -212,17 +222,19 @@ def load(out: str | Path) -> Result:
     return Result(setup, step, rows, state, tuple(host["diverged"]), out)
 
 
-def _setup(
+def prepare(
     agent: ModuleType,
     config: Any,
     env: Env | str,
+    *,
     seeds: int | Sequence[int],
     steps: int,
     eval_every: int,
     eval_episodes: int,
-    num_envs: int | None,
-    log_every: int,
+    num_envs: int | None = None,
+    log_every: int = 500,
 ) -> Setup:
+    """The `Setup` that `train` makes of its arguments; `InputError` for the first that cannot work."""
     from rljax import envs
 
     counts = {"steps": steps, "eval_every": eval_every, "eval_episodes": eval_episodes, "log_every": log_every}

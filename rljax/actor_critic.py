@@ -66,12 +66,15 @@ def normalized(config: Any, state: State, batch: Batch) -> tuple[State, Transiti
 
 def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
     """V(s) [B] = min over target critics of Q(s, a) - alpha log pi(a|s), one a ~ pi (eq. 3)."""
-    action, log_prob = nets.sample_tanh_gaussian(*networks.actor.apply(state.actor.params, obs), key)
+    mean, log_std = networks.actor.apply(state.actor.params, obs)
+    action, log_prob = nets.sample_tanh_gaussian(mean, log_std, key)
     q = networks.head.value(networks.critic.apply(state.target, obs, action)).min(0)
     return q - jnp.exp(state.alpha.params) * log_prob
 
 
-def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: jax.Array) -> tuple[State, Metrics]:
+def critic_step(
+    config: Any, networks: Networks, state: State, t: Transition, target: jax.Array
+) -> tuple[State, Metrics]:
     """One Adam step of all critics towards ``target`` [B], followed by Polyak averaging of their targets."""
 
     def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
@@ -90,7 +93,8 @@ def actor_step(
     alpha = jnp.exp(state.alpha.params)
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        action, log_prob = nets.sample_tanh_gaussian(*networks.actor.apply(params, obs), key)
+        mean, log_std = networks.actor.apply(params, obs)
+        action, log_prob = nets.sample_tanh_gaussian(mean, log_std, key)
         q = networks.head.value(networks.critic.apply(state.critic.params, obs, action)).min(0)
         value = (alpha * log_prob - q).mean()
         return value, (value, -log_prob.mean())

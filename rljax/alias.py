@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 class _Alias(MetaPathFinder, Loader):
-    """Imports ``name.x`` as ``rljax.name.x``: the import system returns whatever `exec_module` left in `sys.modules`."""
+    """Imports ``name.x`` as ``rljax.name.x``: the import system returns what `exec_module` leaves in `sys.modules`."""
 
     def __init__(self, name: str):
         self.prefix = name + "."

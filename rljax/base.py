@@ -134,7 +134,7 @@ def from_env_units(space: Array, action: Any) -> Any:
 def random_action(space: Space, key: jax.Array, num: int) -> jax.Array:
     """Uniform actions: float32 [num, *shape] in [-1, 1], or int32 [num]."""
     if isinstance(space, Discrete):
-        return jax.random.randint(key, (num,), 0, space.n)
+        return jax.random.randint(key, (num,), 0, space.n, jnp.int32)
     return jax.random.uniform(key, (num, *space.shape), minval=-1.0, maxval=1.0)
 
 
@@ -171,28 +171,46 @@ def batch_env(
 
     def reset_all(key: jax.Array) -> tuple[PyTree, jax.Array]:
         state, obs = jax.vmap(reset)(jax.random.split(key, num_envs))
-        state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), state)
+        state = jax.tree.map(lambda x: _settle(x, x.dtype), state)
         return (state, jnp.zeros(num_envs, jnp.int32)), obs.astype(spec.obs.dtype)
 
     def step_all(env_state: PyTree, action: jax.Array, key: jax.Array) -> tuple[PyTree, Step]:
         state, age = env_state
         key_step, key_reset = jax.random.split(key)
         new, next_obs, reward, terminated = jax.vmap(step)(state, action, jax.random.split(key_step, num_envs))
-        new = jax.tree.map(lambda x, old: jnp.asarray(x).astype(old.dtype), new, state)
+        new = jax.tree.map(lambda x, old: _settle(x, old.dtype), new, state)
         age = age + 1
         terminated = terminated.astype(bool)
         truncated = (age >= spec.horizon) & ~terminated
         done = terminated | truncated
         next_obs = next_obs.astype(spec.obs.dtype)
-        (fresh, zero), first_obs = reset_all(key_reset)
-        env_state = (where(done, fresh, new), jnp.where(done, zero, age))
-        obs = where(done, first_obs, next_obs)
+        going_on = ((new, age), next_obs)
+        env_state, obs = where(done, _call_if(done.any(), reset_all, key_reset, going_on), going_on)
         return env_state, Step(obs, reward.astype(jnp.float32), next_obs, terminated, truncated)
 
     def resize(n: int) -> Env:
         return batch_env(spec, reset, step, n, name)
 
     return Env(spec, reset_all, step_all, num_envs, resize, name)
+
+
+def _settle(x: Any, dtype: Any) -> jax.Array:
+    """``x`` with exactly this dtype, not weakly typed; typed keys, which know no conversion, as they are."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, dtype)
+
+
+def _call_if(needed: jax.Array, f: Callable[[jax.Array], PyTree], key: jax.Array, otherwise: PyTree) -> PyTree:
+    """``f(key)`` if ``needed``, else ``otherwise``, and then ``f`` costs nothing. Not differentiated.
+
+    A loop of at most one turn: under vmap over seeds `jax.lax.cond` becomes a select that always computes ``f``.
+    """
+    data, impl = jax.random.key_data(key), jax.random.key_impl(key)  # the check of key reuse expects several turns
+
+    def turn(carry: tuple) -> tuple:
+        return jnp.zeros_like(needed), f(jax.random.wrap_key_data(data, impl=impl))
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (needed, jax.lax.stop_gradient(otherwise)))[1]
 
 
 def bounds(space: Array) -> tuple[np.ndarray, np.ndarray]:

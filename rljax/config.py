@@ -63,7 +63,9 @@ def stack(configs: Sequence[C]) -> C:
     first = jax.tree.structure(configs[0])
     for other in configs[1:]:
         if jax.tree.structure(other) != first:
-            raise InputError(f"configs that differ in the static field(s) {', '.join(_differ(configs[0], other))} cannot be stacked")
+            raise InputError(
+                f"configs that differ in the static field(s) {', '.join(_differ(configs[0], other))} cannot be stacked"
+            )
     return jax.tree.map(lambda *xs: jnp.asarray(np.stack([np.asarray(x, np.float64) for x in xs]), float), *configs)
 
 
@@ -82,8 +84,8 @@ def override(base: C, changes: Mapping[str, Any]) -> C:
     hints = typing.get_type_hints(type(base))
     for name, value in changes.items():
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(fields)}"
+            close = [field for field in fields if name in field] or difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(fields)}"
             raise InputError(f"config has no field {name!r}: {hint}")
         choices = fields[name].metadata.get("choices")
         if choices and isinstance(value, str):
@@ -196,5 +198,7 @@ def _path(obj: Callable[..., Any]) -> str:
 def _resolve(path: str) -> Any:
     module, _, name = path.partition(":")
     if module.partition(".")[0] != "rljax":
-        raise InputError(f"config refers to {path}, which is not part of rljax: rebuild the config in Python and pass it to train")
+        raise InputError(
+            f"config refers to {path}, which is not part of rljax: rebuild the config in Python and pass it to train"
+        )
     return getattr(importlib.import_module(module), name)

@@ -44,8 +44,7 @@ def rollout(agent: Agent, env: Env, state: PyTree, key: jax.Array) -> tuple[PyTr
         new, step = _step(agent, env, state, loop, key_step)
         return (key, new), (loop[1], loop[2], step)
 
-    _, out = jax.lax.scan(body, _reset(agent, env, key), None, env.spec.horizon)
-    return out
+    return jax.lax.scan(body, _reset(agent, env, key), None, env.spec.horizon)[1]
 
 
 def _reset(agent: Agent, env: Env, key: jax.Array) -> tuple[jax.Array, tuple]:

@@ -78,7 +78,13 @@ def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
 
 
 def run(
-    loop: Callable[[Any], Loop], config: PyTree, state: LoopState, alive: jax.Array, t: jax.Array, num: jax.Array, data: PyTree
+    loop: Callable[[Any], Loop],
+    config: PyTree,
+    state: LoopState,
+    alive: jax.Array,
+    t: jax.Array,
+    num: jax.Array,
+    data: PyTree,
 ) -> tuple[LoopState, jax.Array, Metrics]:
     """A chunk: ``num`` iterations from ``t`` on for S seeds; ``(state, alive [S], sums of the metrics [S])``.
 

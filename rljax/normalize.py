@@ -18,16 +18,16 @@ from rljax.base import Array, bounds
 class Stats(NamedTuple):
     """Number of observations seen, and their mean and variance per element (scalars for images)."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # it hides tuple.count
     mean: jax.Array
     var: jax.Array
 
 
 def init(space: Array) -> Stats:
-    """Statistics before any data: mean 0 and variance 1, or variance high^2 for uint8 observations, mapping them to [0, 1]."""
+    """Statistics before any data: mean 0 and variance 1, or high^2 (at most 255^2) for uint8 observations, mapping them to [0, 1]."""
     shape = () if len(space.shape) == 3 else space.shape
-    scale = float(np.max(bounds(space)[1])) if space.dtype == "uint8" else 1.0
-    return Stats(jnp.zeros(()), jnp.zeros(shape), jnp.full(shape, scale**2))
+    scale = min(float(np.max(bounds(space)[1])), 255.0) if space.dtype == "uint8" else 1.0
+    return Stats(jnp.zeros(()), jnp.zeros(shape), jnp.full(shape, scale**2, float))
 
 
 def fixed(stats: Stats, obs: jax.Array) -> Stats:

@@ -27,7 +27,9 @@ PyTree = Any
 
 def encode(row: Mapping[str, Any]) -> str:
     """One line of JSON; numbers that are not finite become the strings "nan", "inf", "-inf"."""
-    return json.dumps({k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
+    return (
+        json.dumps({k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +90,9 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another process is writing to {run}: wait for it, or choose another folder with --out") from None
+            raise InputError(
+                f"another process is writing to {run}: wait for it, or choose another folder with --out"
+            ) from None
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 
@@ -19,3 +20,9 @@ class Preset:
 def task(env: str) -> str:
     """An environment's name without its options: "brax/hopper" for "brax/hopper?backend=spring"."""
     return env.partition("?")[0]
+
+
+def find(agent: str, env: str) -> Preset:
+    """The preset of an agent (its name) for an environment (its name): ``presets/<agent>.py`` decides."""
+    found: Preset = import_module(f"rljax.experiments.presets.{agent}").preset(env)
+    return found

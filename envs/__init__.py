@@ -1,0 +1,79 @@
+"""Environments by name, one adapter per library: `make`, `names`, and `check` for an environment of your own."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from rljax.base import Env, InputError
+from rljax.envs import from_brax, from_gymnax, pendulum
+from rljax.envs.contract import check
+
+__all__ = ["check", "make", "names"]
+
+_ADAPTERS = {"brax": from_brax, "gymnax": from_gymnax, "pendulum": pendulum}
+
+if __name__ == "envs":  # python runs in the checkout's root
+    from rljax.alias import alias
+
+    alias(__name__)
+
+
+def make(name: str, num_envs: int = 1, **options: Any) -> Env:
+    """`Env` of ``num_envs`` copies: ``pendulum``, ``gymnax/<id>`` or ``brax/<id>``; equal arguments give the same object.
+
+    Options stand in the name or beside it: ``make("brax/hopper?backend=mjx")`` is ``make("brax/hopper", backend="mjx")``.
+    All adapters know ``horizon`` (env steps), brax also ``backend``. ``env.name`` is the name with the options that are
+    not defaults: ``make(env.name)`` gives this env again. Raises `InputError` for a name, option or number that is wrong.
+
+    >>> make("pendulum", num_envs=2, horizon=50).name
+    'pendulum?horizon=50'
+    """
+    if num_envs < 1:
+        raise InputError(f"num_envs must be at least 1, got {num_envs}")
+    base, _, query = name.partition("?")
+    given = {k: v[-1] for k, v in parse_qs(query, keep_blank_values=True).items()} | options
+    family, _, env_id = base.partition("/")
+    adapter = _ADAPTERS.get(family)
+    if adapter is None or env_id not in adapter.ids():
+        raise InputError(getattr(adapter, "BROKEN", {}).get(env_id) or _unknown(base))
+    chosen = _options(base, adapter.defaults(env_id), given)
+    return _make(base + ("?" if chosen else "") + urlencode(chosen), num_envs)
+
+
+def names() -> list[str]:
+    """Every name that `make` knows, without options. Imports gymnax."""
+    return [f"{family}/{i}".rstrip("/") for family, adapter in sorted(_ADAPTERS.items()) for i in adapter.ids()]
+
+
+@functools.lru_cache(maxsize=None)
+def _make(name: str, num_envs: int) -> Env:
+    base, _, query = name.partition("?")
+    family, _, env_id = base.partition("/")
+    adapter = _ADAPTERS[family]
+    options = adapter.defaults(env_id) | {k: v[0] for k, v in parse_qs(query).items()}
+    options["horizon"] = int(options["horizon"])
+    env: Env = adapter.build(env_id, num_envs, name, **options)
+    return env._replace(resize=functools.partial(make, name))
+
+
+def _options(base: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
+    """The options in ``given`` that differ from ``defaults``, as text and sorted."""
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        raise InputError(f"{base} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(defaults))}")
+    chosen = {k: str(given[k]) for k in sorted(given) if str(given[k]) != str(defaults[k])}
+    if "horizon" in chosen and not (chosen["horizon"].isdecimal() and int(chosen["horizon"]) > 0):
+        raise InputError(f"horizon of {base} must be a whole number of env steps above 0, got {chosen['horizon']!r}")
+    if "backend" in chosen and chosen["backend"] not in from_brax.BACKENDS:
+        raise InputError(f"unknown backend {chosen['backend']!r} of {base}: choose {', '.join(from_brax.BACKENDS)}")
+    return chosen
+
+
+def _unknown(base: str) -> str:
+    known = {name.lower(): name for name in names()}
+    close = difflib.get_close_matches(base.lower(), known, n=1)
+    hint = f"did you mean {known[close[0]]}?" if close else "see `rljax envs`"
+    return f"unknown environment {base!r}: {hint}"

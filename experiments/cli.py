@@ -1,0 +1,304 @@
+"""The ``rljax`` command: train, agents, envs, show, play. A user's mistake is one sentence on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from rljax.base import InputError
+from rljax.config import override
+
+USAGE = """usage: rljax COMMAND ...
+
+  train AGENT ENV   train seeds in one program; the same command continues a run that was stopped or killed
+  agents            list the agents
+  envs              list the environments
+  show RUN          print a run's table and draw its curve.png
+  play RUN          let a trained agent act, and draw the first episode
+
+rljax COMMAND --help lists the options of a command, and rljax train AGENT --help the agent's config.
+"""
+
+
+Form = TypeVar("Form")
+
+
+@dataclass(frozen=True)
+class Train(Generic[Form]):
+    """Train AGENT on ENV. Steps are env steps per seed. What is not given comes from the preset for AGENT and ENV."""
+
+    agent: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="AGENT")]]  # one of `rljax agents`
+    env: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="ENV")]]  # one of `rljax envs`
+    config: tyro.conf.FlagConversionOff[Form]
+    steps: int  # env steps of each seed; a larger number extends a finished run
+    seeds: str = "1"  # how many ("4" is 0, 1, 2, 3), or which ("3,5,7", or "7," for one)
+    out: Path | None = None  # the run's folder [runs/AGENT-ENV-HASH]
+    eval_every: int = 5_000  # env steps between evaluations
+    eval_episodes: int = 10  # episodes of each evaluation
+    num_envs: int = 1  # environments stepped in parallel by each seed
+    fresh: bool = False  # begin anew; an earlier run in the folder is moved aside
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the table of RUN and write its curve.png."""
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]  # a run's folder
+    params_hash: bool = False  # print only a SHA-256 of everything the agents have learned, at the newest checkpoint
+
+
+@dataclass(frozen=True)
+class Play:
+    """Let a trained agent of RUN act greedily; draw the first episode and print the returns."""
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]  # a run's folder
+    seed: int | None = None  # which seed's agent [the first]
+    episodes: int = 1  # how many episodes
+    json: bool = False  # print one JSON object
+    out: Path | None = None  # the file to draw into [RUN/play.gif, .html or .png, as the environment can]
+
+
+def main() -> None:
+    """The console command; exits with 0, with 2 after a user's mistake, with 130 if it was stopped."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    commands = {"train": train, "agents": agents, "envs": envs, "show": show, "play": play}
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        import rljax
+
+        print(rljax.__version__)
+        return 0
+    if args[0] not in commands:
+        raise InputError(f"unknown command {args[0]!r}: choose one of {', '.join(commands)}")
+    return commands[args[0]](list(args[1:]))
+
+
+def train(args: list[str]) -> int:
+    """``rljax train``: 0 when the run is finished, 130 when it was stopped before."""
+    given = _parse_train(args)
+    from rljax.experiments import train as training
+
+    seeds = parse_seeds(given.seeds)
+    values = {name: getattr(given, name) for name in ("steps", "eval_every", "eval_episodes", "num_envs", "fresh")}
+    config = _read_form(given)
+    agent = find_agent(given.agent)
+    setup = training.prepare(agent, config, given.env, seeds=seeds, **{k: v for k, v in values.items() if k != "fresh"})
+    _compilation_cache()
+    out = given.out or Path("runs") / _run_name(setup.describe(), training.CHANGEABLE)
+    result = training.train(agent, config, given.env, seeds=seeds, out=out, **values)
+    if result.step < given.steps:
+        return 130
+    from rljax.experiments import report
+
+    report.save_curve(result.rows, result.setup.describe(), out / "curve.png")
+    print(f"{report.table(result.rows)}\nrun and curve.png in {out}")
+    return 0
+
+
+def agents(args: list[str]) -> int:
+    """``rljax agents``: names and first lines."""
+    _no_arguments("agents", args)
+    for name in agent_names():
+        print(f"{name:<14} {(find_agent(name).__doc__ or '').splitlines()[0]}")
+    return 0
+
+
+def envs(args: list[str]) -> int:
+    """``rljax envs``: names."""
+    _no_arguments("envs", args)
+    from rljax import envs
+
+    print("\n".join(envs.names()))
+    return 0
+
+
+def show(args: list[str]) -> int:
+    """``rljax show``."""
+    given = _tyro(Show, args, "rljax show")
+    from rljax import store
+    from rljax.experiments import report
+    from rljax.experiments.train import load
+
+    if given.params_hash:
+        print(store.digest(load(given.run).state))
+        return 0
+    described, rows = store.read_json(given.run / "config.json"), store.read_rows(given.run / "metrics.jsonl")
+    print(report.table(rows))
+    report.save_curve(rows, described, given.run / "curve.png")
+    print(f"curve in {given.run / 'curve.png'}")
+    return 0
+
+
+def play(args: list[str]) -> int:
+    """``rljax play``."""
+    given = _tyro(Play, args, "rljax play")
+    if given.episodes < 1:
+        raise InputError(f"--episodes must be at least 1, got {given.episodes}")
+    _compilation_cache()
+    from rljax.experiments import report
+    from rljax.experiments.train import load
+
+    numbers, suffix, contents = report.play(load(given.run), given.seed, given.episodes)
+    path = given.out or given.run / f"play{suffix}"
+    if path.suffix != suffix:
+        raise InputError(f"this environment is drawn as {suffix}, so --out must end in it, got {path}")
+    path.write_bytes(contents)
+    if given.json:
+        print(json.dumps(numbers | {"file": str(path)}))
+    else:
+        print(f"seed {numbers['seed']}: returns {' '.join(f'{x:.1f}' for x in numbers['returns'])}; drawn in {path}")
+    return 0
+
+
+def agent_names() -> list[str]:
+    """Modules of `rljax.agents`."""
+    import rljax.agents
+
+    return sorted(module.name for module in pkgutil.iter_modules(rljax.agents.__path__))
+
+
+def find_agent(name: str) -> ModuleType:
+    """The agent's module; `InputError` with a suggestion if there is none."""
+    import difflib
+
+    if name not in agent_names():
+        close = difflib.get_close_matches(name, agent_names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(agent_names())}"
+        raise InputError(f"unknown agent {name!r}: {hint}")
+    return importlib.import_module(f"rljax.agents.{name}")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """ "4" is 0, 1, 2, 3; "3,5,7" are these; "7," is 7 alone."""
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text):
+        raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
+    numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    return numbers if "," in text else tuple(range(numbers[0]))
+
+
+def _parse_train(args: list[str]) -> Train:
+    """The arguments of ``rljax train``: AGENT and ENV come first, because their preset gives the other defaults."""
+    from rljax.experiments import presets
+
+    names = _positionals(args)
+    wants_help = {"-h", "--help"} & set(args)
+    if not names and wants_help:
+        names = ["sac"]
+    if len(names) < 2 and not wants_help:
+        raise InputError("rljax train needs AGENT and ENV, such as rljax train sac gymnax/Pendulum-v1")
+    if len(names) > 2:
+        raise InputError(f"rljax train takes AGENT and ENV, and does not know what to do with {names[2]!r}")
+    agent, env = find_agent(names[0]), names[1] if len(names) > 1 else "pendulum"
+    for name in (arg.split("=")[0].removeprefix("--config.") for arg in args if arg.startswith("--config.")):
+        override(agent.Config(), {name.replace("-", "_"): getattr(agent.Config(), name.replace("-", "_"), None)})
+    preset = presets.find(names[0], env)
+    defaults = Train(
+        agent=names[0],
+        env=env,
+        config=_form(preset.config),
+        steps=preset.steps,
+        eval_every=preset.eval_every,
+        num_envs=preset.num_envs,
+    )
+    return _tyro(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
+
+
+def _positionals(args: list[str]) -> list[str]:
+    """The arguments that are neither options nor their values; all options but two take one value."""
+    found, skip = [], False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg.startswith("-"):
+            skip = arg not in ("-h", "--help", "--fresh") and "=" not in arg
+        else:
+            found.append(arg)
+    return found
+
+
+def _form(config: Any) -> Any:
+    """``config`` as a dataclass that tyro can fill: choices as their names, comments as help."""
+    source = inspect.getsource(type(config))
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.MULTILINE))
+    values, fields = {}, []
+    for field in dataclasses.fields(config):
+        choices, value = field.metadata.get("choices"), getattr(config, field.name)
+        kind: Any = inspect.get_annotations(type(config), eval_str=True)[field.name]
+        if choices:
+            kind, value = Literal[tuple(choices)], next(k for k, v in choices.items() if v is value or v == value)
+        fields.append((field.name, kind, dataclasses.field(metadata={"help": comments.get(field.name, "")})))
+        values[field.name] = value
+    return dataclasses.make_dataclass("Config", fields, frozen=True)(**values)
+
+
+def _read_form(given: Train) -> Any:
+    return override(find_agent(given.agent).Config(), vars(given.config))
+
+
+def _tyro(command: Any, args: list[str], prog: str, defaults: Any = None) -> Any:
+    """Parse with tyro; what it says of a mistake becomes one sentence."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, args=args, prog=prog, default=defaults)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    lines = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if set(line) <= {"─"}), len(lines))
+    raise InputError(" ".join(lines[:rule]).rstrip(".") + f"; see {prog} --help")
+
+
+def _run_name(described: dict[str, Any], changeable: Sequence[str]) -> str:
+    identity = {k: v for k, v in described.items() if k not in changeable}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return re.sub(r"[^\w.]+", "-", f"{described['agent']}-{described['env']}-{digest}")
+
+
+def _compilation_cache() -> None:
+    """Keep compiled programs between commands, unless the user has set up JAX's cache already."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "rljax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _no_arguments(command: str, args: list[str]) -> None:
+    if args and args[0] not in ("-h", "--help"):
+        raise InputError(f"rljax {command} takes no arguments, got {args[0]!r}")
+
+
+def _fail(sentence: str) -> None:
+    print(f"rljax: error: {sentence}", file=sys.stderr)
+    sys.exit(2)

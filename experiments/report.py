@@ -1,0 +1,113 @@
+"""What a run says about itself: its table, its curve, a rollout to look at."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rljax import evaluate, statistics
+from rljax.base import InputError
+from rljax.experiments.train import Result, Rows
+
+
+def scores(rows: Rows, metric: str = "eval/return") -> pd.DataFrame:
+    """``metric`` by step (rows) and learner, ``(config, seed)`` (columns); steps at which any learner has none are left out.
+
+    Raises:
+        InputError: if no row has the metric.
+    """
+    frame = pd.DataFrame([row for row in rows if metric in row])
+    if frame.empty:
+        known = sorted({key for row in rows for key in row if "/" in key})
+        raise InputError(f"the run has no metric {metric!r}: it has {', '.join(known) or 'no rows yet'}")
+    return frame.pivot_table(index="step", columns=["config", "seed"], values=metric, dropna=False).astype(float)
+
+
+def diverged(rows: Rows) -> set[tuple[int, int]]:
+    """``(config, seed)`` of the learners that diverged."""
+    return {(row["config"], row["seed"]) for row in rows if row.get("diverged")}
+
+
+def table(rows: Rows) -> str:
+    """Last and best evaluation return of each learner, and per config their IQM with its 95 % bootstrap interval.
+
+    A diverged learner is marked, counted, and left out of the IQM.
+    """
+    frame, dead = scores(rows), diverged(rows)
+    lines = [f"evaluation return at step {frame.index[-1]}", f"{'config':>6} {'seed':>8} {'last':>10} {'best':>10}"]
+    for (config, seed), x in frame.items():
+        mark = "  diverged" if (config, seed) in dead else ""
+        lines.append(f"{config:>6} {seed:>8} {x.iloc[-1]:>10.1f} {x.max():>10.1f}{mark}")
+    return "\n".join(lines + [summary(rows, config) for config in sorted({c for c, _ in frame.columns})])
+
+
+def summary(rows: Rows, config: int = 0) -> str:
+    """One line: the IQM of the last evaluation over the seeds of a config, with its interval and what is left out of it."""
+    frame, dead = scores(rows)[config], diverged(rows)
+    alive = [seed for seed in frame.columns if (config, seed) not in dead]
+    note = f"; {len(frame.columns) - len(alive)} of {len(frame.columns)} diverged" if len(alive) < len(frame.columns) else ""
+    if not alive:
+        return f"config {config}: all {len(frame.columns)} seeds diverged"
+    last = frame[alive].iloc[-1].to_numpy()
+    low, high = statistics.interval(last)
+    return f"config {config}: IQM {statistics.iqm(last):.1f}, 95 % interval [{low:.1f}, {high:.1f}], {len(last)} seeds{note}"
+
+
+def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
+    """A figure of ``metric`` over env steps: a thin line per seed, the IQM with its 95 % interval per config."""
+    frame, dead = scores(rows, metric), diverged(rows)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for config in sorted({c for c, _ in frame.columns}):
+        color = f"C{config % 10}"
+        for seed, x in frame[config].items():
+            axes.plot(frame.index, x, color=color, lw=0.7, alpha=0.45, ls=":" if (config, seed) in dead else "-")
+        alive = [seed for seed in frame[config].columns if (config, seed) not in dead]
+        if not alive:
+            continue
+        values = frame[config][alive].to_numpy()
+        low, high = statistics.interval(values)
+        axes.fill_between(frame.index, low, high, color=color, alpha=0.2, lw=0)
+        label = "IQM and 95 % interval" if not isinstance(run["config"], list) else f"config {config}"
+        axes.plot(frame.index, statistics.iqm(values), color=color, lw=2, label=label)
+    count = frame.shape[1] - len(dead)
+    axes.set(xlabel="env steps", ylabel=metric, title=f"{run['agent']} on {run['env']}, {count} of {frame.shape[1]} seeds")
+    axes.legend(loc="best", frameon=False)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def save_curve(rows: Rows, run: dict[str, Any], path: Path) -> None:
+    """Write `curve` of the evaluation return to ``path`` as PNG."""
+    curve(rows, "eval/return", run).savefig(path, dpi=130)
+
+
+def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any], str, bytes]:
+    """``(numbers, suffix, contents)`` of ``episodes`` greedy episodes of the learner with this seed: the first is drawn.
+
+    Raises:
+        InputError: if the run has no such seed.
+    """
+    from rljax.envs.render import render
+
+    seeds = result.setup.seeds
+    if seed is not None and seed not in seeds:
+        raise InputError(f"the run has no seed {seed}: it has {', '.join(map(str, seeds))}")
+    seed = seeds[0] if seed is None else seed
+    agent, state = result.agent(seeds.index(seed))
+    env, one = result.setup.env.resize(episodes), result.setup.env.resize(1)
+    key = jax.random.key(seed)
+    returns, lengths = jax.jit(functools.partial(evaluate.episodes, agent, env))(state, key)
+    states, obs, steps = jax.jit(functools.partial(evaluate.rollout, agent, one))(state, key)
+    length = int(jnp.argmax((steps.terminated | steps.truncated)[:, 0])) + 1
+    states, obs, reward = jax.tree.map(lambda x: np.asarray(x[:length, 0]), (states, obs, steps.reward))
+    suffix, contents = render(one, states, obs, reward)
+    numbers = {"seed": seed, "returns": np.asarray(returns).tolist(), "lengths": np.asarray(lengths).tolist()}
+    return numbers, suffix, contents

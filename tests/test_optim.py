@@ -1,0 +1,75 @@
+"""Optimiser steps, Polyak averaging, multipliers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rljax import optim
+
+
+def loss(params):
+    """A loss with an auxiliary output."""
+    value = (params["a"] ** 2).sum() + 3 * params["b"]
+    return value, {"loss": value}
+
+
+PARAMS = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(1e-2), optax.adamw(1e-2, weight_decay=0.1)], ids=["sgd", "adam", "adamw"])
+def test_descend_equals_optax_by_hand(optimizer):
+    """Three steps with explicit gradients; adamw needs the parameters handed on."""
+    model = optim.model(optimizer, PARAMS)
+    params, opt_state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(3):
+        model, aux = optim.descend(optimizer, loss, model)
+        np.testing.assert_allclose(aux["loss"], loss(params)[0], rtol=1e-6)
+        updates, opt_state = optimizer.update({"a": 2 * params["a"], "b": jnp.array(3.0)}, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), (model.params, model.opt_state), (params, opt_state))
+
+
+def test_descend_on_a_learning_rate_that_is_traced():
+    """The step size may be an argument: adam's first step has exactly its length."""
+    step = jax.jit(lambda lr: optim.descend(optax.adam(lr), loss, optim.model(optax.adam(lr), PARAMS))[0].params["b"])
+    np.testing.assert_allclose([0.5 - step(lr) for lr in (0.1, 0.2)], [0.1, 0.2], rtol=1e-4)
+
+
+def test_polyak_by_hand():
+    """A quarter of the way, leaf by leaf."""
+    out = optim.polyak({"x": jnp.array([0.0, 4.0])}, {"x": jnp.array([4.0, 0.0])}, 0.25)
+    np.testing.assert_allclose(out["x"], [1.0, 3.0])
+
+
+def test_polyak_ends_are_exact():
+    """tau = 1 copies and tau = 0 keeps, bit for bit, whatever the magnitudes."""
+    target, online = jnp.array([0.1, -1e8, 1e-9]), jnp.array([1e-9, 3.0, 1e8])
+    for tau in (1.0, jnp.float32(1.0)):
+        np.testing.assert_array_equal(optim.polyak(target, online, tau), online)
+        np.testing.assert_array_equal(optim.polyak(target, online, 1 - tau), target)
+
+
+def test_polyak_keeps_dtypes():
+    """A Python or float32 tau does not widen the target."""
+    for tau in (0.1, jnp.float32(0.1)):
+        assert optim.polyak(jnp.zeros(2), jnp.ones(2), tau).dtype == jnp.float32
+
+
+def test_multiplier_starts_at_its_value():
+    """exp(params) is the value; the parameter is a strongly typed scalar."""
+    model = optim.log_multiplier(optax.adam(1e-3), 0.2)
+    np.testing.assert_allclose(jnp.exp(model.params), 0.2, rtol=1e-6)
+    assert model.params.shape == () and model.params.dtype == jnp.float32 and not model.params.weak_type
+
+
+def test_multiplier_stays_positive():
+    """Descent on the logarithm drives the multiplier towards 0, never below."""
+    optimizer = optax.sgd(5.0)
+    model = optim.log_multiplier(optimizer, 1.0)
+    for _ in range(5):
+        model, _ = optim.descend(optimizer, lambda x: (jnp.exp(x) * 2.0, None), model)
+    assert 0 < jnp.exp(model.params) < 1e-3

@@ -1,0 +1,138 @@
+"""The ring against a deque, its samples, and the shape of its writes in compiled code."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rljax import replay
+
+pytestmark = pytest.mark.usefixtures("no_rank_promotion")
+
+
+class Row(NamedTuple):
+    """A row with leaves of several ranks and dtypes."""
+
+    image: jax.Array
+    reward: jax.Array
+    done: jax.Array
+    action: jax.Array
+
+
+def row(t, num_envs):
+    """Row ``t``: every element says which time and env it belongs to."""
+    number = t * num_envs + jnp.arange(num_envs)
+    image = jnp.broadcast_to((number % 251)[:, None, None], (num_envs, 2, 3)).astype(jnp.uint8)
+    return Row(image, number.astype(jnp.float32), number % 3 == 0, jnp.stack([number, -number], -1).astype(jnp.int32))
+
+
+def filled(capacity, num_envs, steps):
+    """The ring after ``steps`` rows, written by one compiled scan."""
+
+    @jax.jit
+    def run(ring):
+        return jax.lax.scan(lambda r, t: (replay.add(r, row(t, num_envs), t), None), ring, jnp.arange(steps))[0]
+
+    return run(replay.init(row(0, num_envs), capacity))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 13])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_holds_what_a_deque_holds(num_envs, steps):
+    """Before, at and after the wrap-around; each row lies at slot t mod slots."""
+    slots = 5
+    reference = deque(maxlen=slots)
+    for t in range(steps):
+        reference.append((t, jax.tree.map(np.asarray, row(t, num_envs))))
+    ring = filled(slots * num_envs, num_envs, steps)
+    assert all(x.shape[:2] == (slots, num_envs) for x in ring)
+    for t, expected in reference:
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, t=t: x[t % slots], ring), expected)
+    for slot in range(steps, slots):
+        assert not any(np.any(x[slot]) for x in ring)
+
+
+def test_dtypes_are_kept():
+    """uint8, bool and int32 stay what they are, in the ring and in samples; a wider row is cast to the ring's."""
+    ring = filled(6, 2, 3)
+    ring = replay.add(ring, jax.tree.map(lambda x: x.astype(jnp.float32), row(3, 2)), 3)
+    dtypes = [np.dtype(x) for x in ("uint8", "float32", "bool", "int32")]
+    assert [x.dtype for x in ring] == dtypes
+    assert [x.dtype for x in replay.sample(ring, 4, jax.random.key(0), (2, 5))] == dtypes
+
+
+def test_capacity_counts_transitions():
+    """Capacity over E, rounded up."""
+    assert [replay.init(row(0, 3), c).reward.shape for c in (1, 3, 4, 9)] == [(1, 3), (1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 11, 23])
+def test_samples_are_the_newest_rows_and_whole(steps):
+    """Every valid transition turns up, no other does, and the leaves of one sample belong together."""
+    slots, num_envs = 7, 2
+    x = replay.sample(filled(slots * num_envs, num_envs, steps), jnp.int32(steps), jax.random.key(steps), (3, 500))
+    assert x.image.shape == (3, 500, 2, 3) and x.reward.shape == (3, 500)
+    assert set(np.ravel(x.reward)) == set(range(max(0, steps - slots) * num_envs, steps * num_envs))
+    number = np.asarray(x.reward).astype(int)
+    np.testing.assert_array_equal(x.action, np.stack([number, -number], -1))
+    np.testing.assert_array_equal(x.image, np.broadcast_to((number % 251)[..., None, None], (3, 500, 2, 3)))
+    np.testing.assert_array_equal(x.done, number % 3 == 0)
+
+
+@pytest.mark.parametrize("steps", [5, 30])
+def test_samples_are_uniform(steps):
+    """Chi-square over transitions, half full and wrapped around; batches of one draw are independent."""
+    slots, num_envs, num = 10, 3, 30_000
+    x = np.asarray(replay.sample(filled(slots * num_envs, num_envs, steps), steps, jax.random.key(0), (2, num)).reward)
+    valid = min(steps, slots) * num_envs
+    counts = np.unique(x, return_counts=True)[1]
+    assert len(counts) == valid and stats.chisquare(counts).pvalue > 1e-3
+    pairs = np.unique(np.stack([x[0], x[1]]), axis=1, return_counts=True)[1]
+    assert len(pairs) == valid**2 and stats.chisquare(pairs).pvalue > 1e-3
+
+
+def test_two_keys_give_two_samples():
+    """Draws depend on the key, and on nothing else."""
+    ring = filled(30, 3, 10)
+    a, b, c = (replay.sample(ring, 10, jax.random.key(k), (4, 50)).reward for k in (0, 1, 0))
+    np.testing.assert_array_equal(a, c)
+    assert np.mean(np.asarray(a) != np.asarray(b)) > 0.8
+
+
+def test_a_sample_of_a_full_ring_reaches_offline_data():
+    """A dataset is a ring that is full: t only has to be large enough."""
+    data = Row(*(x[:, None] for x in row(0, 9)))
+    x = replay.sample(data, jnp.iinfo(jnp.int32).max, jax.random.key(0), (400,))
+    assert set(np.asarray(x.reward)) == set(range(9))
+
+
+def test_writes_under_vmap_are_slices():
+    """With one clock for all seeds, the compiled write is a dynamic-update-slice; a clock per seed would scatter."""
+    seeds = 4
+    ring = jax.tree.map(lambda x: jnp.stack([x] * seeds), replay.init(row(0, 2), 64))
+    rows = jax.tree.map(lambda x: jnp.stack([x] * seeds), row(0, 2))
+
+    def compiled(axis, t):
+        add = jax.jit(jax.vmap(replay.add, (0, 0, axis)), donate_argnums=0)
+        return add.lower(ring, rows, t).compile().as_text()
+
+    shared, own = compiled(None, jnp.int32(3)), compiled(0, jnp.arange(seeds))
+    assert " dynamic-update-slice(" in shared
+    assert " scatter(" not in shared and " while(" not in shared
+    assert " scatter(" in own or " while(" in own  # else the words above prove nothing
+
+
+def test_write_under_vmap_equals_a_loop():
+    """Seeds with the same clock write what they would write alone."""
+    rings = [filled(8, 2, 6), jax.tree.map(jnp.zeros_like, filled(8, 2, 6))]
+    rows = [row(6, 2), row(9, 2)]
+    both = jax.vmap(replay.add, (0, 0, None))(*(jax.tree.map(lambda *x: jnp.stack(x), *x) for x in (rings, rows)), 6)
+    for i in range(2):
+        alone = replay.add(rings[i], rows[i], 6)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], both), alone)
