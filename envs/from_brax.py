@@ -1,7 +1,8 @@
 """Brax environments (arXiv:2106.13281), without its training wrapper.
 
 That wrapper drops the terminal observation and returns to one fixed first state per env; time limit and reset are those
-of `rljax.base.batch_env`. The four physics backends are four different tasks: never pool their scores.
+of `rljax.base.batch_env`. The four physics backends are four different tasks: never pool their scores. The default is
+spring, the fastest, but for the inverted pendulum: SAC balances generalized's in 20 000 steps and spring's not in 100 000.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def ids() -> tuple[str, ...]:
 
 def defaults(env_id: str) -> dict[str, Any]:
     """Options and their defaults."""
-    return {"backend": "spring", "horizon": 1000}
+    return {"backend": "generalized" if env_id == "inverted_pendulum" else "spring", "horizon": 1000}
 
 
 def build(env_id: str, num_envs: int, name: str, backend: str, horizon: int) -> Env:

@@ -242,7 +242,7 @@ def prepare(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     if isinstance(env, str):
-        env = envs.make(env, num_envs or 1)
+        env = envs.make(env, 1 if num_envs is None else num_envs)
     elif num_envs is not None:
         env = _resized(env, num_envs)
     configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
