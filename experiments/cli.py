@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import inspect
 import io
+import itertools
 import json
 import os
 import pkgutil
@@ -77,9 +78,14 @@ class Play:
 def main() -> None:
     """The console command; exits with 0, with 2 after a user's mistake, with 130 if it was stopped."""
     try:
-        sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
@@ -229,6 +235,7 @@ def _parse_train(args: list[str]) -> Train:
         eval_every=preset.eval_every,
         num_envs=preset.num_envs,
     )
+    args = ["--help"] if wants_help else args
     return _tyro(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
 
 
@@ -273,9 +280,9 @@ def _tyro(command: Any, args: list[str], prog: str, defaults: Any = None) -> Any
     except SystemExit as end:
         if not end.code:
             raise
-    lines = [line.strip("│ ") for line in complaint.getvalue().splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if set(line) <= {"─"}), len(lines))
-    raise InputError(" ".join(lines[:rule]).rstrip(".") + f"; see {prog} --help")
+    lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()][1:]  # the first is a title
+    parts = [list(part) for rule, part in itertools.groupby(lines, lambda line: set(line) <= set("─-╭╮╰╯")) if not rule]
+    raise InputError(" ".join(parts[0]).rstrip(".") + f"; see {prog} --help")
 
 
 def _run_name(described: dict[str, Any], changeable: Sequence[str]) -> str:

@@ -191,6 +191,10 @@ def train(
         num_envs=num_envs,
         log_every=log_every,
     )
+    for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
+        if value % setup.env.num_envs:
+            whole = -(-value // setup.env.num_envs) * setup.env.num_envs
+            progress.say(f"{name} {value} is rounded up to {whole}, a multiple of num_envs {setup.env.num_envs}")
     machine.require_memory(*_bytes(setup), progress.say)
     if out is None:
         return _run(setup, None)

@@ -1,0 +1,168 @@
+"""The command `rljax`: what it prints, what it refuses, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rljax.experiments import cli
+
+TINY = [
+    *("--config.batch-size", "8", "--config.warmup", "100", "--config.actor-width", "8", "--config.critic-width", "8"),
+    *("--eval-every", "200", "--eval-episodes", "2"),
+]
+
+
+@pytest.fixture
+def rljax(tmp_path, monkeypatch, capsys):
+    """``rljax("train sac pendulum")`` in an empty folder: its exit code, standard output and standard error."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(line, *more):
+        monkeypatch.setattr(sys, "argv", ["rljax", *line.split(), *map(str, more)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, *capsys.readouterr()
+
+    run.folder = folder
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("tarin sac pendulum", "unknown command 'tarin'"),
+        ("train", "rljax train needs AGENT and ENV"),
+        ("train sac", "rljax train needs AGENT and ENV"),
+        ("train sac pendulum hopper", "does not know what to do with 'hopper'"),
+        ("train sca pendulum", "unknown agent 'sca': did you mean sac?"),
+        ("train xyz pendulum", "unknown agent 'xyz': choose one of sac, sac_discrete"),
+        ("train sac gymnax/Pendulm-v1", "did you mean gymnax/Pendulum-v1?"),
+        ("train sac atari/Pong", "unknown environment 'atari/Pong'"),
+        ("train sac brax/swimmer", "brax/swimmer is not supported"),
+        ("train sac brax/hopper?backend=spirng", "unknown backend 'spirng'"),
+        ("train sac pendulum?gravity=3", "has no option 'gravity'"),
+        ("train sac pendulum --config.lr 3", "config has no field 'lr': did you mean actor_lr or critic_lr or alpha_lr?"),
+        ("train sac pendulum --config.dicsount 0.9", "did you mean discount?"),
+        ("train sac pendulum --config.actor-lr fast", "--config.actor-lr"),
+        ("train sac pendulum --config.actor-lr", "--config.actor-lr"),
+        ("train sac pendulum --config.actor-lr -1", "config.actor_lr must be in (0, inf), got -1"),
+        ("train sac pendulum --config.actor-lr 0", "config.actor_lr must be in (0, inf), got 0"),
+        ("train sac pendulum --config.discount nan", "config.discount must be in [0, 1), got nan"),
+        ("train sac pendulum --config.discount 1", "config.discount must be in [0, 1), got 1"),
+        ("train sac pendulum --config.tau=2", "config.tau must be in (0, 1], got 2"),
+        ("train sac pendulum --config.batch-size 1.5", "--config.batch-size"),
+        ("train sac pendulum --config.batch_size 0", "config.batch_size must be in [1, inf), got 0"),
+        ("train sac pendulum --config.head hl", "--config.head"),
+        ("train sac pendulum --config.layer-norm maybe", "--config.layer-norm"),
+        ("train sac pendulum --steps -5", "steps must be at least 1, got -5"),
+        ("train sac pendulum --steps 0", "steps must be at least 1, got 0"),
+        ("train sac pendulum --steps 1e3", "--steps"),
+        ("train sac pendulum --eval-every 0", "eval_every must be at least 1"),
+        ("train sac pendulum --eval-episodes 0", "eval_episodes must be at least 1"),
+        ("train sac pendulum --num-envs 0", "num_envs must be at least 1"),
+        ("train sac pendulum --seeds a", "--seeds must be"),
+        ("train sac pendulum --seeds -1", "--seeds must be"),
+        ("train sac pendulum --seeds 0", "seeds must be"),
+        ("train sac pendulum --seeds 1,1", "seeds must be"),
+        ("train sac pendulum --frobnicate 3", "--frobnicate"),
+        ("train sac pendulum --out /proc/there/run", "cannot write to /proc/there/run"),
+        ("train sac pendulum --steps 90000000000 --config.capacity 90000000000", "lower config.capacity"),
+        ("train sac gymnax/CartPole-v1", "agent sac does not take discrete actions; use sac_discrete"),
+        ("train sac_discrete pendulum", "agent sac_discrete does not take continuous actions; use sac"),
+        ("agents please", "takes no arguments"),
+        ("envs please", "takes no arguments"),
+        ("show", "RUN"),
+        ("show nowhere", "is not a run folder"),
+        ("show . --params-hash", "is not a run folder"),
+        ("play nowhere", "is not a run folder"),
+        ("play . --episodes 0", "--episodes must be at least 1"),
+        ("play . --seed x", "--seed"),
+    ],
+)
+def test_bad_input_is_one_sentence(rljax, line, sentence):
+    """One line on stderr that says it, exit code 2, no traceback, and not one file."""
+    code, _, err = rljax(line)
+    assert code == 2
+    assert err.count("\n") == 1 and err.startswith("rljax: error: ") and sentence in err
+    assert not list(rljax.folder.iterdir())
+
+
+def test_unwritable_folder_is_refused(rljax):
+    """An existing file where the folder should be."""
+    (rljax.folder / "taken").write_text("mine")
+    code, _, err = rljax("train sac pendulum --out taken")
+    assert code == 2 and "cannot write to" in err
+    assert (rljax.folder / "taken").read_text() == "mine" and len(list(rljax.folder.iterdir())) == 1
+
+
+def test_train_show_play(rljax):
+    """The life of a run: made, shown, played, left alone, extended, refused under another configuration."""
+    code, out, _ = rljax("train sac pendulum --seeds 3,5 --steps 400", *TINY)
+    assert code == 0 and "config 0: IQM" in out
+    (run,) = (rljax.folder / "runs").iterdir()
+    assert re.fullmatch("sac-pendulum-[0-9a-f]{8}", run.name) and f"runs/{run.name}" in out
+    assert (run / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+    code, out, _ = rljax(f"show {run}")
+    table = [line.split() for line in out.splitlines()[2:4]]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = {str(r["seed"]): f"{r['eval/return']:.1f}" for r in rows if r["kind"] == "eval" and r["step"] == 400}
+    assert code == 0 and {line[1]: line[2] for line in table} == last
+    assert rljax(f"show {run} --params-hash")[1] == rljax(f"show {run} --params-hash")[1]
+
+    code, out, _ = rljax(f"play {run} --seed 5 --episodes 2 --json")
+    played = json.loads(out)
+    assert code == 0 and played["seed"] == 5 and played["lengths"] == [200, 200] and len(played["returns"]) == 2
+    assert (run / "play.gif").read_bytes()[:3] == b"GIF"
+    assert rljax(f"play {run} --seed 4")[0] == 2
+
+    code, out, _ = rljax("train sac pendulum --seeds 3,5 --steps 400", *TINY)
+    assert code == 0 and "finished at step 400" in out and len(list((rljax.folder / "runs").iterdir())) == 1
+    code, out, _ = rljax("train sac pendulum --seeds 3,5 --steps 600", *TINY)
+    assert code == 0 and "resumed at step 400" in out and "return at step 600" in out
+    code, _, err = rljax("train sac pendulum --seeds 3,5 --config.discount 0.9 --out", run, *TINY)
+    assert code == 2 and "config.discount is 0.99 there, 0.9 here" in err
+
+
+def test_seeds_are_a_number_or_a_list():
+    assert cli.parse_seeds("4") == (0, 1, 2, 3)
+    assert cli.parse_seeds("7,") == (7,)
+    assert cli.parse_seeds("3, 5,7") == (3, 5, 7)
+
+
+def test_help_lists_the_fields_of_the_agents_config(rljax):
+    """Each field with its comment and the preset's value."""
+    code, out, _ = rljax("train sac gymnax/Pendulum-v1 --help")
+    plain = re.sub(r"[│\s]+", " ", out)
+    assert code == 0 and "--config.tau FLOAT Polyak step of the target critics" in plain
+    assert "--config.actor-width INT units per hidden layer of the actor (default: 64)" in plain
+    assert "AGENT ENV" in plain
+
+
+def test_lists(rljax):
+    """Agents with their papers; environments, none of which is broken."""
+    agents, envs = rljax("agents")[1], rljax("envs")[1].split()
+    assert [line.split()[0] for line in agents.splitlines()] == ["sac", "sac_discrete"] and "arXiv:" in agents
+    assert {"pendulum", "gymnax/CartPole-v1", "brax/hopper"} <= set(envs) and "brax/swimmer" not in envs
+
+
+def test_console_command_is_installed(tmp_path):
+    """The script of the installed package, in a process of its own: version, usage, an error's code."""
+
+
+    def run(*args):
+        return subprocess.run([f"{sys.prefix}/bin/rljax", *args], cwd=tmp_path, capture_output=True, text=True)
+
+    assert re.match(r"\d+\.\d+\.\d+", run("--version").stdout)
+    assert run("--help").stdout.startswith("usage: rljax") and run("--help").returncode == 0
+    bad = run("train", "sca", "pendulum")
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1

@@ -1,0 +1,265 @@
+"""`train` and `load`: rows, resume, extension, refusals, divergence, compilation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import rljax
+from rljax import store
+from rljax.agents import sac
+from rljax.base import InputError
+from rljax.config import override
+from rljax.experiments.train import Setup, load, prepare, train
+
+TINY = override(
+    sac.Config(),
+    {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 100},
+)
+
+
+def short(out=None, config=TINY, env="pendulum", **changes):
+    """A run of 600 steps with two seeds, evaluated and saved each 200."""
+    arguments = {"seeds": 2, "steps": 600, "eval_every": 200, "eval_episodes": 2, "log_every": 100} | changes
+    return train(sac, config, env, out=out, **arguments)
+
+
+def contents(out):
+    """All that must not depend on interruptions: the metrics' bytes and what was learned."""
+    return (out / "metrics.jsonl").read_bytes(), store.digest(load(out).state)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that was never interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    short(out)
+    return out
+
+
+def test_train_is_at_the_top():
+    assert rljax.train is train
+
+
+def test_rows_are_one_per_step_and_learner(whole):
+    """Every log boundary has a train row per seed, every evaluation an eval row beside it, in order of the steps."""
+    rows = store.read_rows(whole / "metrics.jsonl")
+    train_rows = [(r["step"], r["seed"]) for r in rows if r["kind"] == "train"]
+    eval_rows = [(r["step"], r["seed"]) for r in rows if r["kind"] == "eval"]
+    assert train_rows == [(step, seed) for step in range(100, 700, 100) for seed in (0, 1)]
+    assert eval_rows == [(step, seed) for step in (0, 200, 400, 600) for seed in (0, 1)]
+    assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)
+    assert {r["phase"] for r in rows if r["step"] <= 100} == {"warmup"}
+    assert {r["phase"] for r in rows if r["step"] > 100} == {"online"}
+    assert all(r["config"] == 0 and "seconds" not in r for r in rows)
+    assert {"critic/loss", "actor/entropy"} <= rows[-1].keys() | rows[-2].keys()
+    assert all(r["eval/length"] == 200 and r["eval/episodes"] == 2 for r in rows if r["kind"] == "eval")
+    assert [r["train/episodes"] for r in rows if r["kind"] == "train" and r["seed"] == 0] == [0, 1, 0, 1, 0, 1]
+
+
+def test_folder_says_what_was_run(whole):
+    """config.json can be read back, versions.json names the packages, timings stand apart, two checkpoints are kept."""
+    described = store.read_json(whole / "config.json")
+    assert described["agent"] == "sac" and described["env"] == "pendulum" and described["config"]["batch_size"] == 8
+    versions = store.read_json(whole / "versions.json")
+    assert {"jax", "flax", "optax"} <= versions[0]["packages"].keys() and versions[0]["device"]
+    timings = store.read_rows(whole / "timing.jsonl")
+    assert {r["compiled"] for r in timings if "compiled" in r} == {"warm_up", "online"}
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["400", "600"]
+
+
+def test_load_gives_what_train_gave(whole):
+    """Agent, policy and curve of a run on disk; the policy speaks the env's units, for one observation or several."""
+    result, again = short(), load(whole)
+    assert store.digest(again.state) == store.digest(result.state)
+    assert again.step == 600 and again.rows == result.rows == store.read_rows(whole / "metrics.jsonl")
+    obs = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 8.0]], np.float32)
+    one, both = again.policy(1)(obs[0]), again.policy(1)(obs)
+    assert one.shape == (1,) and both.shape == (2, 1) and np.abs(both).max() <= 2
+    np.testing.assert_allclose(one, both[0], rtol=1e-5)
+    agent, state = again.agent(1)
+    unit, _ = agent.mode(state, agent.memory(2), obs)
+    np.testing.assert_allclose(both, 2 * unit, rtol=1e-5)
+    assert again.plot().axes[0].get_ylabel() == "eval/return"
+
+
+def test_finished_run_is_left_alone(whole, capsys):
+    """The same call again computes nothing and gives the same result."""
+    before = contents(whole)
+    assert short(whole).step == 600
+    assert contents(whole) == before and "finished at step 600" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("first", [200, 300])
+def test_extended_run_equals_a_long_one(whole, tmp_path, first):
+    """More steps go on from where the run ended, with a larger ring; an end between evaluations adds one there."""
+    short(tmp_path / "run", steps=first)
+    assert short(tmp_path / "run").step == 600
+    rows, learned = contents(tmp_path / "run")
+    extra = b"" if first == 200 else b"".join(line for line in rows.splitlines(True) if b'"step": 300' in line and b'"eval"' in line)
+    assert bool(extra) == (first == 300)
+    kept = [line for line in rows.splitlines(True) if line not in extra.splitlines(True)]
+    assert (b"".join(kept), learned) == contents(whole)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_checkpoint_is_passed_over(whole, tmp_path, capsys, damage):
+    """The checkpoint before a broken one is used, with one sentence, and the run ends as if nothing had happened."""
+    out = tmp_path / "run"
+    short(out)
+    newest = out / "checkpoints" / "600"
+    file = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    {"flip": lambda: file.write_bytes(content), "cut": lambda: file.write_bytes(content[:-9]), "remove": file.unlink}[damage]()
+    capsys.readouterr()
+    short(out)
+    said = capsys.readouterr().out
+    assert said.count("the checkpoint of step 600 is damaged") == 1 and "resumed at step 400" in said
+    assert contents(out) == contents(whole)
+
+
+def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys):
+    """What a kill leaves behind: a checkpoint without its final name, rows past the last checkpoint, half a line."""
+    out = tmp_path / "run"
+    short(out, steps=400)
+    (out / "checkpoints" / "500.part").mkdir()
+    (out / "checkpoints" / "500.part" / "host.json").write_text("{")
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 500, "seed": 0}\n{"step": 5')
+    short(out)
+    assert "resumed at step 400" in capsys.readouterr().out
+    assert contents(out) == contents(whole)
+    assert not list(out.rglob("*.part"))
+
+
+def test_all_checkpoints_damaged_begins_anew(whole, tmp_path):
+    out = tmp_path / "run"
+    short(out)
+    for checkpoint in (out / "checkpoints").iterdir():
+        (checkpoint / "manifest.json").unlink()
+    short(out)
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"config": override(TINY, {"discount": 0.9})}, r"config\.discount is 0\.99 there, 0\.9 here"),
+        ({"config": [TINY, TINY]}, "config"),
+        ({"seeds": [0, 2]}, "seeds"),
+        ({"eval_every": 300}, "eval_every is 200 there, 300 here"),
+        ({"num_envs": 2}, "num_envs"),
+        ({"env": "pendulum?horizon=100"}, "env is pendulum there"),
+    ],
+)
+def test_other_configuration_is_refused(whole, changes, field):
+    """The sentence names the fields that differ, and nothing is touched."""
+    before = contents(whole)
+    with pytest.raises(InputError, match=field):
+        short(whole, **changes)
+    assert contents(whole) == before
+
+
+def test_second_process_is_refused(whole):
+    """A folder in use is not written to, and not moved aside either."""
+    with store.locked(whole):
+        for fresh in (False, True):
+            with pytest.raises(InputError, match="another process is writing"):
+                short(whole, fresh=fresh)
+    assert (whole / "config.json").exists()
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        short(tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.tex"]
+
+
+def test_fresh_keeps_the_earlier_run(tmp_path):
+    out = tmp_path / "run"
+    short(out, steps=200)
+    before = contents(out)
+    short(out, steps=200, config=override(TINY, {"discount": 0.5}), fresh=True)
+    assert contents(tmp_path / "run.old-1") == before
+    assert store.read_json(out / "config.json")["config"]["discount"] == 0.5
+
+
+def test_diverged_learner_leaves_its_neighbours_alone(tmp_path, capsys):
+    """Its rows are marked from the chunk in which it happened, its agent stays as it was; the others do not change."""
+    wild = override(TINY, {"critic_lr": 1e30})
+    mixed = short(tmp_path / "mixed", config=[TINY, wild])
+    said = capsys.readouterr().out
+    calm = short(tmp_path / "calm", config=[TINY, override(TINY, {"critic_lr": 1e-3})])
+    assert mixed.diverged == (False, True, False, True) and not any(calm.diverged)
+    assert said.count("diverged by step") == 2 and "seed 1 of config 1 diverged by step 200" in said
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("mixed", "calm")]
+    mine, theirs = ([line for line in x if json.loads(line)["config"] == 0] for x in lines)
+    assert mine == theirs
+    marked = [row["step"] for row in mixed.rows if row["config"] == 1 and row.get("diverged")]
+    assert set(marked) == {200, 300, 400, 500, 600} and not any(row.get("diverged") for row in calm.rows)
+    assert any(not np.isfinite(v) for row in mixed.rows for v in row.values() if isinstance(v, float))
+    assert load(tmp_path / "mixed").diverged == mixed.diverged
+
+
+def test_other_numbers_and_seeds_compile_nothing(compilations):
+    """Step sizes, discount, tau and seeds are arguments of the programs, not part of them."""
+    short()
+    changed = override(TINY, {"actor_lr": 1e-2, "critic_lr": 1e-2, "alpha_lr": 1e-2, "discount": 0.5, "tau": 0.1})
+    with compilations() as names:
+        short(config=changed, seeds=[7, 9])
+    assert names == []
+
+
+def test_parallel_envs_and_configs():
+    """Steps are summed over a seed's envs; a number that does not divide is rounded up; configs vary fastest."""
+    result = short(config=[TINY, override(TINY, {"discount": 0.9})], num_envs=3, steps=200)
+    assert result.step == 201
+    last = [(r["step"], r["seed"], r["config"]) for r in result.rows if r["kind"] == "eval"][-4:]
+    assert last == [(201, 0, 0), (201, 0, 1), (201, 1, 0), (201, 1, 1)]
+
+
+def test_rounding_is_said(capsys):
+    short(num_envs=3, steps=200, eval_every=99)
+    said = capsys.readouterr().out
+    assert "steps 200 is rounded up to 201, a multiple of num_envs 3" in said and "eval_every" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"eval_episodes": -1}, "eval_episodes must be at least 1"),
+        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"seeds": 0}, "seeds must be"),
+        ({"seeds": [1, 1]}, "seeds must be"),
+        ({"seeds": [-1]}, "seeds must be"),
+        ({"env": "gymnax/CartPole-v1"}, "does not take discrete actions"),
+        ({"config": override(TINY, {"tau": 0.0})}, r"config.tau must be in \(0, 1\]"),
+        ({"config": [TINY, override(TINY, {"batch_size": 9})]}, "batch_size"),
+        ({"config": override(TINY, {"capacity": 10**13}), "steps": 10**13}, "lower config.capacity"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        short(tmp_path / "a" / "run", **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_load_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run folder"):
+        load(tmp_path)
+
+
+def test_setup_marks_every_boundary_once():
+    """Chunks end at the warm-up's end, at logs, at evaluations and at the end, and nowhere else."""
+    setup: Setup = prepare(sac, TINY, "pendulum", seeds=1, steps=730, eval_every=250, eval_episodes=1, log_every=200)
+    marks, t = [], 0
+    while t < setup.total:
+        t = setup.boundary(t)
+        marks.append(t)
+    assert marks == [100, 200, 250, 400, 500, 600, 730]
+    assert [t for t in marks if setup.evaluates(t)] == [250, 500, 730]
