@@ -57,9 +57,7 @@ def check(config: Config, spec: Spec) -> None:
 def networks(config: Config, action_dim: int) -> Networks:
     """Actor and critics for ``action_dim`` action dimensions."""
     actor = nets.GaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
-    critic = nets.ensemble(config.num_critics)(
-        config.head.size, config.critic_width, config.critic_depth, config.layer_norm
-    )
+    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
     return Networks(actor, critic, config.head)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -13,7 +14,7 @@ from rljax.envs.contract import check
 
 __all__ = ["check", "make", "names"]
 
-_ADAPTERS = {"brax": from_brax, "gymnax": from_gymnax, "pendulum": pendulum}
+_ADAPTERS = MappingProxyType({"brax": from_brax, "gymnax": from_gymnax, "pendulum": pendulum})
 
 if __name__ == "envs":  # python runs in the checkout's root
     from rljax.alias import alias
@@ -48,7 +49,7 @@ def names() -> list[str]:
     return [f"{family}/{i}".rstrip("/") for family, adapter in sorted(_ADAPTERS.items()) for i in adapter.ids()]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make(name: str, num_envs: int) -> Env:
     base, _, query = name.partition("?")
     family, _, env_id = base.partition("/")

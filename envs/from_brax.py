@@ -10,6 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,7 +22,7 @@ import jax
 from rljax.base import Array, Env, Spec, batch_env, to_env_units
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
-BROKEN = {"swimmer": "brax/swimmer is not supported: Brax's swimmer fails on current JAX"}
+BROKEN = MappingProxyType({"swimmer": "brax/swimmer is not supported: Brax's swimmer fails on current JAX"})
 
 
 def ids() -> tuple[str, ...]:
@@ -58,10 +63,33 @@ def build(env_id: str, num_envs: int, name: str, backend: str, horizon: int) -> 
     return batch_env(spec, reset, step, num_envs, name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(env_id: str, backend: str) -> Any:
     """Brax's own environment object, unwrapped. Imports brax."""
-    with contextlib.redirect_stdout(io.StringIO()):  # mujoco.mjx prints that it found no warp
+    with _without_noise():
         from brax import envs
 
-    return envs.get_environment(env_id, backend=backend)
+        return envs.get_environment(env_id, backend=backend)
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Leaves out three messages that no user can act on: no warp found, Brax in maintenance, ``settotalmass`` deprecated.
+
+    While it lasts MuJoCo's warnings become Python's; by itself MuJoCo would write them to MUJOCO_LOG.TXT.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Brax System, piplines and environments", UserWarning)
+            warnings.filterwarnings("ignore", "compiler attribute 'settotalmass' is deprecated", UserWarning)
+            import mujoco
+
+            before = mujoco.get_mju_user_warning()
+            mujoco.set_mju_user_warning(lambda text: warnings.warn(text, UserWarning, stacklevel=2))
+            try:
+                yield
+            finally:
+                mujoco.set_mju_user_warning(before)
+    finally:
+        sys.stdout.writelines(x for x in printed.getvalue().splitlines(True) if not re.match("Failed to import .*warp", x))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 
 from rljax.base import Array, Discrete, Env, InputError, Space, Spec, batch_env, to_env_units
 
-BROKEN = {"MNISTBandit-bsuite": "gymnax/MNISTBandit-bsuite is not supported: it downloads its images"}
+BROKEN = MappingProxyType({"MNISTBandit-bsuite": "gymnax/MNISTBandit-bsuite is not supported: it downloads its images"})
 GRIDS = ("Catch-bsuite", "DeepSea-bsuite", "Pong-misc")  # with MinAtar, the images whose pixels are 0 or 1
 
 
@@ -58,7 +59,7 @@ def build(env_id: str, num_envs: int, name: str, horizon: int) -> Env:
     return batch_env(spec, reset, step, num_envs, name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load(env_id: str) -> tuple[Any, Any]:
     import gymnax
 

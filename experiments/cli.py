@@ -204,7 +204,7 @@ def find_agent(name: str) -> ModuleType:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """ "4" is 0, 1, 2, 3; "3,5,7" are these; "7," is 7 alone."""
+    """The seeds: "4" is 0, 1, 2, 3; "3,5,7" are these; "7," is 7 alone."""
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text):
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
@@ -295,7 +295,7 @@ def _compilation_cache() -> None:
     """Keep compiled programs between commands, unless the user has set up JAX's cache already."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "rljax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

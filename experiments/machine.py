@@ -75,8 +75,8 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "device": f"{len(jax.devices())} x {device.platform} {device.device_kind}",
-        "x64": bool(jax.config.jax_enable_x64),
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "x64": bool(jax.config.values["jax_enable_x64"]),
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": _git_state(),
     }

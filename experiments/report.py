@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -102,12 +100,20 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
         raise InputError(f"the run has no seed {seed}: it has {', '.join(map(str, seeds))}")
     seed = seeds[0] if seed is None else seed
     agent, state = result.agent(seeds.index(seed))
-    env, one = result.setup.env.resize(episodes), result.setup.env.resize(1)
-    key = jax.random.key(seed)
-    returns, lengths = jax.jit(functools.partial(evaluate.episodes, agent, env))(state, key)
-    states, obs, steps = jax.jit(functools.partial(evaluate.rollout, agent, one))(state, key)
-    length = int(jnp.argmax((steps.terminated | steps.truncated)[:, 0])) + 1
-    states, obs, reward = jax.tree.map(lambda x: np.asarray(x[:length, 0]), (states, obs, steps.reward))
-    suffix, contents = render(one, states, obs, reward)
-    numbers = {"seed": seed, "returns": np.asarray(returns).tolist(), "lengths": np.asarray(lengths).tolist()}
+    env = result.setup.env.resize(episodes)
+
+    @jax.jit
+    def run(state: Any, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        states, obs, steps = evaluate.rollout(agent, env, state, key)
+        drawn = jax.tree.map(lambda x: x[:, 0], (states, obs))
+        return drawn, steps.reward, steps.terminated | steps.truncated
+
+    drawn, reward, done = run(state, jax.random.key(seed))
+    reward, done = np.asarray(reward), np.asarray(done)
+    alive = np.cumsum(done, 0) - done == 0  # up to and with the first end
+    returns, lengths = np.sum(reward, 0, where=alive), alive.sum(0)
+    length = lengths[0]
+    states, obs = jax.tree.map(lambda x: x[:length], drawn)
+    suffix, contents = render(env, states, np.asarray(obs), reward[:length, 0])
+    numbers = {"seed": seed, "returns": returns.tolist(), "lengths": lengths.tolist()}
     return numbers, suffix, contents

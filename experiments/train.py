@@ -7,7 +7,7 @@ import importlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -191,10 +191,7 @@ def train(
         num_envs=num_envs,
         log_every=log_every,
     )
-    for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
-        if value % setup.env.num_envs:
-            whole = -(-value // setup.env.num_envs) * setup.env.num_envs
-            progress.say(f"{name} {value} is rounded up to {whole}, a multiple of num_envs {setup.env.num_envs}")
+    _say_rounding(setup)
     machine.require_memory(*_bytes(setup), progress.say)
     if out is None:
         return _run(setup, None)
@@ -246,17 +243,26 @@ def prepare(
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     if isinstance(env, str):
-        env = envs.make(env, 1 if num_envs is None else num_envs)
-    elif num_envs is not None:
-        env = _resized(env, num_envs)
+        made = envs.make(env, 1 if num_envs is None else num_envs)
+    else:
+        made = env if num_envs is None else _resized(env, num_envs)
     configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
     for row in configs:
-        agent.check(row, env.spec)
+        agent.check(row, made.spec)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 - 10_000 for seed in seeds):
         raise InputError(f"seeds must be at least one number, distinct, from 0 to {2**32 - 10_001}, got {list(seeds)}")
     stack(configs)
-    return Setup(agent, configs, env, seeds, steps, eval_every, eval_episodes, log_every)
+    return Setup(agent, configs, made, seeds, steps, eval_every, eval_episodes, log_every)
+
+
+def _say_rounding(setup: Setup) -> None:
+    num_envs = setup.env.num_envs
+    for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
+        if value % num_envs:
+            progress.say(
+                f"{name} {value} is rounded up to {-(-value // num_envs) * num_envs}, a multiple of num_envs {num_envs}"
+            )
 
 
 def _identify(setup: Setup, out: Path) -> None:
@@ -266,7 +272,7 @@ def _identify(setup: Setup, out: Path) -> None:
         there = store.read_json(path)
         fields = _differences({k: v for k, v in there.items() if k not in CHANGEABLE}, mine)
         if fields:
-            raise InputError(f"{out} holds a run with another configuration ({'; '.join(fields)}): use another --out, or --fresh")
+            raise InputError(f"{out} holds another configuration ({'; '.join(fields)}): use another --out, or --fresh")
     elif any(p.suffix != ".part" and p.name != ".lock" for p in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no run: choose another folder with --out")
     store.write_json(path, mine)

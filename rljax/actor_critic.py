@@ -72,9 +72,7 @@ def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array)
     return q - jnp.exp(state.alpha.params) * log_prob
 
 
-def critic_step(
-    config: Any, networks: Networks, state: State, t: Transition, target: jax.Array
-) -> tuple[State, Metrics]:
+def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: jax.Array) -> tuple[State, Metrics]:
     """One Adam step of all critics towards ``target`` [B], followed by Polyak averaging of their targets."""
 
     def loss(params: PyTree) -> tuple[jax.Array, Metrics]:

@@ -1,6 +1,6 @@
 """Value heads: how the last layer of a critic encodes a number, and which loss brings it to a target.
 
-A head has ``size`` (outputs per value), ``value(out [..., size]) -> [...]`` and ``loss(out [..., size], target [...]) -> [...]``.
+A head has ``size`` (outputs per value), ``value(out [..., size]) -> [...]``, ``loss(out [..., size], target [...]) -> [...]``.
 """
 
 from __future__ import annotations

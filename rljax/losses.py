@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 
-def td_target(
-    reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: jax.Array | float
-) -> jax.Array:
+def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: jax.Array | float) -> jax.Array:
     """One-step target [B]: ``reward + discount * (1 - terminated) * next_value``, all [B], not differentiated.
 
     A time limit does not enter: a truncated step bootstraps from its true successor (arXiv:1712.00378).

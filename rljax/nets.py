@@ -106,9 +106,7 @@ class Critic(nn.Module):
 
 def ensemble(num: int) -> type[Critic]:
     """`Critic` with ``num`` independent copies: outputs and parameters get a leading axis N."""
-    return nn.vmap(
-        Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=num
-    )
+    return nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=num)
 
 
 def outputs(params: dict) -> int:

@@ -24,7 +24,7 @@ class Stats(NamedTuple):
 
 
 def init(space: Array) -> Stats:
-    """Statistics before any data: mean 0 and variance 1, or high^2 (at most 255^2) for uint8 observations, mapping them to [0, 1]."""
+    """Statistics before any data: mean 0 and variance 1, or high^2 (at most 255^2) for uint8 observations, giving [0, 1]."""
     shape = () if len(space.shape) == 3 else space.shape
     scale = min(float(np.max(bounds(space)[1])), 255.0) if space.dtype == "uint8" else 1.0
     return Stats(jnp.zeros(()), jnp.zeros(shape), jnp.full(shape, scale**2, float))
@@ -51,5 +51,5 @@ def running(stats: Stats, obs: jax.Array) -> Stats:
 
 
 def apply(stats: Stats, obs: jax.Array) -> jax.Array:
-    """``obs`` [..., *shape] shifted and scaled to zero mean and unit variance, as floats; the standard deviation is at least 1e-3."""
+    """``obs`` [..., *shape] shifted and scaled to zero mean and unit variance, as floats; deviations are at least 1e-3."""
     return (obs.astype(stats.mean.dtype) - stats.mean) / jnp.maximum(jnp.sqrt(stats.var), 1e-3)

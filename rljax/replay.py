@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def init(row: PyTree, capacity: int) -> PyTree:
-    """An empty ring for rows whose leaves are [E, ...]: zeros [capacity / E, E, ...], with ``capacity`` in transitions, rounded up."""
+    """An empty ring for rows whose leaves are [E, ...]: zeros [capacity / E, E, ...], rounded up."""
     num_envs = jax.tree.leaves(row)[0].shape[0]
     return jax.tree.map(lambda x: jnp.zeros((-(-capacity // num_envs), *x.shape), x.dtype), row)
 

@@ -18,6 +18,7 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
     """
     scores = np.asarray(scores, float)
     index = np.random.default_rng(0).integers(0, scores.shape[-1], (resamples, scores.shape[-1]))
-    draws = iqm(scores[..., index])
+    finite, centre = np.isfinite(scores).all(-1), iqm(scores)
+    draws = iqm(np.where(finite[..., None], scores, 0.0)[..., index])
     low, high = np.percentile(draws, [50 - 50 * level, 50 + 50 * level], axis=-1)
-    return low, high
+    return np.where(finite, low, centre), np.where(finite, high, centre)

@@ -27,9 +27,7 @@ PyTree = Any
 
 def encode(row: Mapping[str, Any]) -> str:
     """One line of JSON; numbers that are not finite become the strings "nan", "inf", "-inf"."""
-    return (
-        json.dumps({k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
-    )
+    return json.dumps({k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -90,16 +88,15 @@ def locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
-                f"another process is writing to {run}: wait for it, or choose another folder with --out"
-            ) from None
+            raise InputError(f"another process is writing to {run}: wait for it, or choose another folder with --out") from None
         try:
             yield
         finally:
             if os.listdir(run) == [".lock"]:
                 (run / ".lock").unlink()
-                for folder in made:
-                    folder.rmdir()
+                with contextlib.suppress(OSError):  # another run has been begun beside this one
+                    for folder in made:
+                        folder.rmdir()
 
 
 def set_aside(run: Path) -> Path | None:

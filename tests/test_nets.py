@@ -106,7 +106,10 @@ def test_policy_shapes(depth, layer_norm):
     assert mean.shape == log_std.shape == (5, 3) and nets.outputs(params) == 6
     logits, params = jax.eval_shape(categorical.init_with_output, KEY, obs)
     assert logits.shape == (5, 7) and nets.outputs(params) == 7
-    assert sum("LayerNorm" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)) == 2 * depth * layer_norm
+    assert (
+        sum("LayerNorm" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params))
+        == 2 * depth * layer_norm
+    )
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
 
 
@@ -168,7 +171,13 @@ def test_discrete_critic_has_one_value_per_action():
 
 @pytest.mark.parametrize(
     ("shape", "features"),
-    [((10, 10, 4), 8 * 8 * 16), ((16, 16, 1), 14 * 14 * 16), ((84, 84, 4), 7 * 7 * 64), ((36, 36, 3), 64), ((36, 48, 3), 2 * 64)],
+    [
+        ((10, 10, 4), 8 * 8 * 16),
+        ((16, 16, 1), 14 * 14 * 16),
+        ((84, 84, 4), 7 * 7 * 64),
+        ((36, 36, 3), 64),
+        ((36, 48, 3), 2 * 64),
+    ],
 )
 def test_image_features(shape, features):
     """One 3x3 convolution for small images, the DQN stack for large ones."""

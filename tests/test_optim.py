@@ -20,7 +20,9 @@ def loss(params):
 PARAMS = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 
 
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.adam(1e-2), optax.adamw(1e-2, weight_decay=0.1)], ids=["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", [optax.sgd(0.1), optax.adam(1e-2), optax.adamw(1e-2, weight_decay=0.1)], ids=["sgd", "adam", "adamw"]
+)
 def test_descend_equals_optax_by_hand(optimizer):
     """Three steps with explicit gradients; adamw needs the parameters handed on."""
     model = optim.model(optimizer, PARAMS)
@@ -30,7 +32,9 @@ def test_descend_equals_optax_by_hand(optimizer):
         np.testing.assert_allclose(aux["loss"], loss(params)[0], rtol=1e-6)
         updates, opt_state = optimizer.update({"a": 2 * params["a"], "b": jnp.array(3.0)}, opt_state, params)
         params = optax.apply_updates(params, updates)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), (model.params, model.opt_state), (params, opt_state))
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), (model.params, model.opt_state), (params, opt_state)
+        )
 
 
 def test_descend_on_a_learning_rate_that_is_traced():

@@ -158,7 +158,6 @@ def test_lists(rljax):
 def test_console_command_is_installed(tmp_path):
     """The script of the installed package, in a process of its own: version, usage, an error's code."""
 
-
     def run(*args):
         return subprocess.run([f"{sys.prefix}/bin/rljax", *args], cwd=tmp_path, capture_output=True, text=True)
 

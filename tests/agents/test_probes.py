@@ -1,0 +1,173 @@
+"""Every agent learns the exact values and the best actions of problems that isolate one ability each."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax import agents, loops
+from rljax.base import InputError, Spec
+from rljax.config import override, stack
+
+NAMES = sorted(p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+SEEDS = 3
+DISCOUNT = 0.9
+WARMUP, COARSE, FINE = 400, 1400, 600  # iterations: random, with large steps, with small steps
+CONFIG = {
+    "actor_lr": 3e-3,
+    "critic_lr": 3e-3,
+    "alpha_lr": 1e-9,  # the temperature stays where it is,
+    "init_alpha": 1e-6,  # too small for the entropy bonus to show
+    "discount": DISCOUNT,
+    "tau": 0.05,
+    "actor_width": 32,
+    "actor_depth": 1,
+    "critic_width": 32,
+    "batch_size": 32,
+}
+
+
+class Learned(NamedTuple):
+    """What an agent learned on all probes: numpy arrays with leading axes [probe, seed].
+
+    ``q`` [critic, state, choice] at ``choices`` [choice, ...], ``mode`` [state, ...].
+    """
+
+    spec: Spec
+    q: np.ndarray
+    choices: np.ndarray
+    mode: np.ndarray
+    alive: np.ndarray
+
+
+def learn(name, probes):
+    """Train ``name`` on all probes with all seeds as one batch axis, warm-up first, through `loops.run`."""
+    module = importlib.import_module(f"rljax.agents.{name}")
+    try:
+        module.check(module.Config(), spec := probes.continuous)
+    except InputError:
+        spec = probes.discrete
+    config = override(module.Config(), CONFIG)
+    num = len(probes.all) * SEEDS
+
+    def loop(kind, row):
+        config, probe = row
+        return kind(module.make(spec, config), probes.make(spec, probe), config.batch_size, WARMUP + COARSE + FINE)
+
+    def rows(config):
+        tables = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *probes.all.values())
+        return stack([config] * num), tables
+
+    run = jax.jit(loops.run, static_argnums=0)
+    coarse, fine = rows(config), rows(override(config, {"actor_lr": 3e-4, "critic_lr": 3e-4}))
+    warm_up, online = partial(loop, loops.warm_up), partial(loop, loops.online)
+    keys = jax.random.split(jax.random.key(0), num)
+    state = jax.jit(lambda x: jax.lax.map(lambda x: online(x[0]).init(x[1]), x))(
+        (coarse, keys)
+    )  # compiles faster than vmap
+    alive = jnp.ones(num, bool)
+    state, alive, _ = run(warm_up, coarse, state, alive, 0, WARMUP, ())
+    state, alive, _ = run(online, coarse, state, alive, WARMUP, COARSE, ())
+    state, alive, _ = run(online, fine, state, alive, WARMUP + COARSE, FINE, ())
+
+    obs = jnp.eye(spec.obs.shape[0])
+    choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
+    q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
+    mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
+    q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
+    return Learned(spec, q, np.asarray(choices), mode, alive)
+
+
+def values(module, config, discrete, obs, choices, state):
+    """Q [critic, state, choice] of an actor-critic state."""
+    net = module.networks(config, len(choices) if discrete else choices.shape[-1])
+    if discrete:
+        return net.head.value(net.critic.apply(state.critic.params, obs))
+    pairs = jnp.repeat(obs, len(choices), 0), jnp.tile(choices, (len(obs), 1))
+    out = net.head.value(net.critic.apply(state.critic.params, *pairs))
+    return out.reshape(-1, len(obs), len(choices))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def learned(request, probes):
+    """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions)`` of one agent."""
+    result = learn(request.param, probes)
+    assert result.alive.all(), f"{request.param} diverged: {result.alive}"
+
+    def of(name):
+        at, p = list(probes.all).index(name), probes.all[name]
+        states, value = probes.visited(p), probes.optimal(p, DISCOUNT)
+        rewards = [[probes.reward(result.spec, p, s, a) for a in result.choices] for s in states]
+        exact = np.array(rewards) + DISCOUNT * np.where(p.end, 0.0, value[p.to])[states, None]
+        best = np.asarray(probes.index(p.best)) if result.spec is probes.discrete else p.best[:, None]
+        return result.q[at][:, :, states], exact, result.mode[at][:, states], best[states]
+
+    return of
+
+
+def told(name, q, exact):
+    """The measured values, for people: range over seeds, critics and actions at each state."""
+    ranges = [f"{q[:, :, s].min():.4f} .. {q[:, :, s].max():.4f}" for s in range(q.shape[2])]
+    return f"{name}: learned {ranges}, exact {np.round(exact, 4).tolist()}"
+
+
+def test_agents_were_found():
+    """The list that everything below is run on is not empty."""
+    assert {"sac", "sac_discrete"} <= set(NAMES)
+
+
+def test_a_time_limit_does_not_end_the_value(learned):
+    """Reward 1 for ever, episodes cut at 6 steps: the value is 1 / (1 - discount) within 2 %, not that of 6 steps."""
+    q, exact, _, _ = learned("time_limit")
+    np.testing.assert_allclose(exact, 1 / (1 - DISCOUNT))
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("time limit", q, exact))
+
+
+def test_a_terminal_state_ends_the_value(learned):
+    """Reward 1 in each of 4 steps, then a terminal state: the value counts the steps that are left, within 2 %."""
+    q, exact, _, _ = learned("terminal")
+    finite = [(1 - DISCOUNT**left) / (1 - DISCOUNT) for left in (4, 3, 2, 1)]
+    np.testing.assert_allclose(exact, np.repeat(np.array(finite)[:, None], exact.shape[1], 1), rtol=1e-6)
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("terminal", q, exact))
+
+
+def test_values_follow_the_observation(learned):
+    """One step, four observations: the value is the reward of each."""
+    q, exact, _, _ = learned("observation")
+    np.testing.assert_allclose(exact[:, 0], [-1.0, 1.0, 0.5, 2.0])
+    np.testing.assert_allclose(
+        q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.03, err_msg=told("observation", q, exact)
+    )
+
+
+def test_the_best_action_is_found(learned):
+    """One step, one observation: the mode is the action with the largest reward, inside of [-1, 1], and Q says why."""
+    q, exact, mode, best = learned("action")
+    assert_best(mode, best)
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.05, err_msg=told("action", q, exact))
+
+
+def test_reward_after_a_step_is_discounted(learned):
+    """Two steps, 0 and then 1: values discount and 1, within 2 %."""
+    q, exact, _, _ = learned("delay")
+    np.testing.assert_allclose(exact[:, 0], [DISCOUNT, 1.0])
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("delay", q, exact))
+
+
+def test_the_best_action_of_each_observation_is_found(learned):
+    """Two steps from either start, another best action in each state: all are found, and Q says why."""
+    q, exact, mode, best = learned("both")
+    assert_best(mode, best)
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.15, err_msg=told("both", q, exact))
+
+
+def assert_best(mode, best):
+    """Modes [seed, state, ...] are the best actions [state, ...]: the same index, or within 0.05."""
+    np.testing.assert_allclose(mode, np.broadcast_to(best, mode.shape), rtol=0, atol=0.05)
