@@ -206,7 +206,9 @@ def _follow(env: Env, state: Any, starts: Starts) -> tuple[Ends, bool]:
         if i == 0:
             pairs = zip(steps, run(state, key)[1], strict=True)
             same = all(np.allclose(x[0], y[0], 1e-5, 1e-5, equal_nan=True) for x, y in pairs)
-            _need(same, "step is not pure: it gave two results for the same state, action and key; use no randomness of its own")
+            _need(
+                same, "step is not pure: it gave two results for the same state, action and key; use no randomness of its own"
+            )
         state, steps = new, jax.tree.map(np.asarray, steps)
         _check_values("next_obs", steps.next_obs, env.spec.obs)
         _check_values("obs of step", steps.obs, env.spec.obs)

@@ -50,14 +50,15 @@ def build(env_id: str, num_envs: int, name: str, backend: str, horizon: int) -> 
     """`Env` of a Brax environment; its actions are float32 [A] in [-1, 1], which it scales to its actuators itself."""
     env = load(env_id, backend)
     obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
-    spec = Spec(Array(obs.shape), Array((env.action_size,), "float32", -1.0, 1.0), horizon)
+    action_space = Array((env.action_size,), "float32", -1.0, 1.0)
+    spec = Spec(Array(obs.shape), action_space, horizon)
 
     def reset(key: jax.Array) -> tuple[Any, jax.Array]:
         state = env.reset(key)
         return state, state.obs
 
     def step(state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
-        state = env.step(state, to_env_units(spec.action, action))
+        state = env.step(state, to_env_units(action_space, action))
         return state, state.obs, state.reward, state.done > 0
 
     return batch_env(spec, reset, step, num_envs, name)

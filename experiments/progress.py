@@ -17,6 +17,11 @@ def say(sentence: str) -> None:
     sys.stdout.flush()
 
 
+def warn(sentence: str) -> None:
+    """Print one line on stderr, where it does not mix with what a command was asked for."""
+    print(sentence, file=sys.stderr)
+
+
 def live() -> bool:
     """Whether stderr is a terminal or a notebook, where a line can be redrawn."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

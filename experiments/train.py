@@ -214,9 +214,9 @@ def load(out: str | Path) -> Result:
     """
     out = Path(out).absolute()
     setup = _read_setup(out)
-    found = store.newest(out, progress.say)
+    found = store.newest(out, progress.warn)
     if found is None:
-        raise InputError(f"{out} has no checkpoint yet: run its command until the first evaluation")
+        raise InputError(f"{out} has no whole checkpoint yet: run its command until the first evaluation")
     step, host = found
     state = store.load(out, step, "agent", _shapes(setup, host["capacity"]).agent)
     rows = [row for row in store.read_rows(out / "metrics.jsonl") if row["step"] <= step]
@@ -340,6 +340,8 @@ def _run(setup: Setup, out: Path | None) -> Result:
 def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     """The state to go on from, and the rows that lead to it: the newest checkpoint's, or the beginning's."""
     found = None if out is None else store.newest(out, progress.say)
+    if out is not None:
+        store.drop_after(out, found[0] if found else -1)
     if out is None or found is None:
         if out is not None:
             store.truncate(out / "metrics.jsonl", 0)

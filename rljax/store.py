@@ -130,20 +130,21 @@ def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, A
 
 
 def newest(run: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
-    """``(step, host)`` of the newest checkpoint that is whole, or None; ``say`` is told of each one that is not.
-
-    Damaged and half-written checkpoints newer than it are removed.
-    """
+    """``(step, host)`` of the newest checkpoint that is whole, or None; ``say`` is told of each one that is not."""
     folder = run.resolve() / "checkpoints"
-    for part in folder.glob("*.part"):
-        shutil.rmtree(part)
     for step in reversed(_steps(folder)):
         fault = _fault(folder / str(step))
         if fault is None:
             return step, json.loads((folder / str(step) / "host.json").read_text())
         say(f"the checkpoint of step {step} is damaged ({fault}); using the one before it")
-        shutil.rmtree(folder / str(step))
     return None
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Remove all checkpoints newer than ``step`` and all half-written ones. Hold the lock: they may be another's work."""
+    folder = run.resolve() / "checkpoints"
+    for old in [*folder.glob("*.part"), *(folder / str(s) for s in _steps(folder) if s > step)]:
+        shutil.rmtree(old)
 
 
 def load(run: Path, step: int, name: str, target: PyTree) -> PyTree:

@@ -269,9 +269,7 @@ def test_chunks_of_three_and_four_are_a_chunk_of_seven(compilations):
     assert np.any(bias(two) != bias(half))
     for name in sums:
         np.testing.assert_allclose(first[name] + second[name], sums[name], rtol=1e-6)
-    assert_same(
-        {k: v for k, v in sums.items() if "episode" in k}, {k: first[k] + second[k] for k in sums if "episode" in k}
-    )
+    assert_same({k: v for k, v in sums.items() if "episode" in k}, {k: first[k] + second[k] for k in sums if "episode" in k})
 
 
 def test_a_diverged_seed_is_marked_and_frozen_and_touches_no_neighbour():
@@ -309,9 +307,7 @@ def test_a_metric_that_is_not_finite_marks_a_seed():
         return loops.online(toy_agent(1, 4, value), toy_env(1), 4, SLOTS)
 
     values = jnp.array([1.0, jnp.nan, 2.0, jnp.inf])
-    state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))(
-        (values, jax.random.split(jax.random.key(0), 4))
-    )
+    state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))((values, jax.random.split(jax.random.key(0), 4)))
     new, alive, sums = jax.jit(partial(loops.run, loop))(values, state, jnp.ones(4, bool), 0, 6, ())
     np.testing.assert_array_equal(alive, [True, False, True, False])
     np.testing.assert_array_equal(sums["toy/value"], 6 * values)

@@ -120,9 +120,7 @@ def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert store.read_json(path) == {"b": 1} and os.listdir(tmp_path) == ["config.json"]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"), [(None, "is not a run folder"), ("{", "cannot be read"), ("", "cannot be read")]
-)
+@pytest.mark.parametrize(("text", "says"), [(None, "is not a run folder"), ("{", "cannot be read"), ("", "cannot be read")])
 def test_read_json_says_what_is_wrong(tmp_path, text, says):
     """A file that is missing, cut off or empty is named in one sentence."""
     path = tmp_path / "config.json"
@@ -209,16 +207,16 @@ def changed_host(folder):
 
 @pytest.mark.parametrize("damage", [flip, cut, remove, add, without_manifest, broken_manifest, changed_host])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path, intact, damage):
-    """One sentence names its step and what is wrong; it is removed, and nothing is said the next time."""
+    """One sentence names its step and what is wrong; nothing is touched until the ones after are dropped."""
     run = copied(intact, tmp_path)
     damage(run / "checkpoints" / "2")
     said = []
     assert store.newest(run, said.append) == (1, {"iteration": 1})
     assert len(said) == 1 and "\n" not in said[0]
-    assert said[0].startswith("the checkpoint of step 2 is damaged (") and said[0].endswith(
-        "); using the one before it"
-    )
+    assert said[0].startswith("the checkpoint of step 2 is damaged (") and said[0].endswith("); using the one before it")
     assert "manifest" in said[0] if "manifest" in damage.__name__ else "is missing or changed" in said[0]
+    assert names(run) == ["1", "2"]
+    store.drop_after(run, 1)
     assert names(run) == ["1"]
     assert store.newest(run, pytest.fail) == (1, {"iteration": 1})
     assert_same(store.load(run, 1, "agent", step_tree(0)), step_tree(1))
@@ -234,13 +232,11 @@ def test_no_checkpoint_is_left_if_all_are_damaged(tmp_path, intact):
 
 
 def test_a_half_written_checkpoint_is_not_used(tmp_path, intact):
-    """What a kill during `save` leaves is removed without a word, and the next save of that step is not hindered."""
+    """What a kill during `save` leaves is passed over without a word, and the next save of that step is not hindered."""
     run = copied(intact, tmp_path)
     part = run / "checkpoints" / "3.part"
     (run / "checkpoints" / "2").rename(part)
     assert store.newest(run, pytest.fail) == (1, {"iteration": 1})
-    assert names(run) == ["1"]
-    part.mkdir()
     (part / "stray").touch()
     saved(run, 3)
     assert store.newest(run, pytest.fail) == (3, {"iteration": 3}) and names(run) == ["1", "3"]

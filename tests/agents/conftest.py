@@ -38,9 +38,7 @@ class Probe(NamedTuple):
     best: np.ndarray
 
 
-def probe(
-    starts: list[int], to: list[int], end: list[int], reward: list[float], cost: float, best: list[float]
-) -> Probe:
+def probe(starts: list[int], to: list[int], end: list[int], reward: list[float], cost: float, best: list[float]) -> Probe:
     """A `Probe` from lists: states to start from with equal probability, and terminal states."""
     states = np.arange(STATES)
     return Probe(
@@ -156,9 +154,7 @@ def gradient(loss: Callable[[Any], complex], params: Any) -> Any:
         for index in np.ndindex(*leaf.shape):
             moved = np.array(leaf, complex)
             moved[index] += 1e-30j
-            grads[i][index] = (
-                np.imag(loss(jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]]))) / 1e-30
-            )
+            grads[i][index] = np.imag(loss(jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]]))) / 1e-30
     return jax.tree.unflatten(structure, grads)
 
 

@@ -69,9 +69,7 @@ def learn(name, probes):
     coarse, fine = rows(config), rows(override(config, {"actor_lr": 3e-4, "critic_lr": 3e-4}))
     warm_up, online = partial(loop, loops.warm_up), partial(loop, loops.online)
     keys = jax.random.split(jax.random.key(0), num)
-    state = jax.jit(lambda x: jax.lax.map(lambda x: online(x[0]).init(x[1]), x))(
-        (coarse, keys)
-    )  # compiles faster than vmap
+    state = jax.jit(lambda x: jax.lax.map(lambda x: online(x[0]).init(x[1]), x))((coarse, keys))  # compiles faster than vmap
     alive = jnp.ones(num, bool)
     state, alive, _ = run(warm_up, coarse, state, alive, 0, WARMUP, ())
     state, alive, _ = run(online, coarse, state, alive, WARMUP, COARSE, ())
@@ -142,9 +140,7 @@ def test_values_follow_the_observation(learned):
     """One step, four observations: the value is the reward of each."""
     q, exact, _, _ = learned("observation")
     np.testing.assert_allclose(exact[:, 0], [-1.0, 1.0, 0.5, 2.0])
-    np.testing.assert_allclose(
-        q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.03, err_msg=told("observation", q, exact)
-    )
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.03, err_msg=told("observation", q, exact))
 
 
 def test_the_best_action_is_found(learned):
