@@ -223,7 +223,7 @@ def _follow(env: Env, state: Any, starts: Starts) -> tuple[Ends, bool]:
     return Ends(*map(np.concatenate, zip(*found, strict=True))), moved
 
 
-def _check_flags(steps: Step, horizon: int, age: np.ndarray) -> np.ndarray:
+def _check_flags(steps: Any, horizon: int, age: np.ndarray) -> np.ndarray:
     """Which steps [T, E] end an episode; ``age`` [E], the env steps of the current episodes, goes on in place."""
     both = "terminated and truncated are both set: at the last step before the limit termination wins, so clear truncated"
     _need(not (steps.terminated & steps.truncated).any(), both)

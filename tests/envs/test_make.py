@@ -1,0 +1,64 @@
+"""Names, options and sizes of environments."""
+
+from __future__ import annotations
+
+import pytest
+
+from rljax import envs
+from rljax.base import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "full"),
+    [
+        ("pendulum", {}, "pendulum"),
+        ("pendulum?horizon=200", {}, "pendulum"),
+        ("pendulum", {"horizon": 50}, "pendulum?horizon=50"),
+        ("gymnax/CartPole-v1?horizon=70", {}, "gymnax/CartPole-v1?horizon=70"),
+        ("brax/inverted_pendulum", {"backend": "spring", "horizon": 90}, "brax/inverted_pendulum?backend=spring&horizon=90"),
+        ("brax/inverted_pendulum?backend=generalized", {}, "brax/inverted_pendulum"),
+    ],
+)
+def test_options_stand_in_the_name_or_beside_it(name, options, full):
+    """The env's name holds those that are not defaults, and makes the same object again."""
+    env = envs.make(name, 3, **options)
+    assert env.name == full and env.num_envs == 3
+    assert envs.make(full, num_envs=3) is env
+    assert env.resize(5) is envs.make(full, 5) and env.resize(5).spec == env.spec
+
+
+def test_horizon_is_the_time_limit():
+    assert envs.make("pendulum").spec.horizon == 200
+    assert envs.make("gymnax/CartPole-v1").spec.horizon == 500
+    assert envs.make("brax/inverted_pendulum?horizon=7").spec.horizon == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "num_envs", "options", "sentence"),
+    [
+        ("pendulun", 1, {}, "unknown environment 'pendulun': did you mean pendulum?"),
+        ("gymnax/cartpole", 1, {}, "did you mean gymnax/CartPole-v1?"),
+        ("zzz", 1, {}, "see `rljax envs`"),
+        ("pendulum/x", 1, {}, "unknown environment 'pendulum/x'"),
+        ("brax/", 1, {}, "unknown environment 'brax/'"),
+        ("brax/swimmer", 1, {}, "brax/swimmer is not supported"),
+        ("gymnax/MNISTBandit-bsuite", 1, {}, "it downloads its images"),
+        ("pendulum", 0, {}, "num_envs must be at least 1, got 0"),
+        ("pendulum?gravity=9", 1, {}, "pendulum has no option 'gravity': it knows horizon"),
+        ("pendulum", 1, {"backend": "spring"}, "pendulum has no option 'backend'"),
+        ("pendulum?horizon=0", 1, {}, "horizon of pendulum must be a whole number of env steps above 0, got '0'"),
+        ("pendulum?horizon=ten", 1, {}, "got 'ten'"),
+        ("pendulum?horizon=", 1, {}, "got ''"),
+        ("brax/hopper?backend=warp", 1, {}, "unknown backend 'warp' of brax/hopper: choose generalized"),
+    ],
+)
+def test_mistakes_are_one_sentence(name, num_envs, options, sentence):
+    with pytest.raises(InputError) as error:
+        envs.make(name, num_envs, **options)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_names_are_all_that_can_be_made():
+    names = envs.names()
+    assert len(names) == len(set(names)) and {"pendulum", "brax/ant", "gymnax/Breakout-MinAtar"} <= set(names)
+    assert not {"brax/swimmer", "gymnax/MNISTBandit-bsuite"} & set(names)
