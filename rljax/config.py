@@ -45,7 +45,7 @@ def static(default: Any, rule: str | None = None, choices: Mapping[str, Any] | N
     return dataclasses.field(default=default, metadata={"static": True, "rule": rule, "choices": choices})
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(leaf, static))
+@dataclass_transform(frozen_default=True)
 def config(cls: type[C]) -> type[C]:
     """Make ``cls`` a frozen dataclass and a pytree whose leaves are the fields not marked `static`."""
     cls = dataclasses.dataclass(frozen=True)(cls)
