@@ -53,13 +53,17 @@ def kill(out, environment, step, in_write):
 
     Returns ``(output, whether a checkpoint was being written)``.
     """
+    resumes = (out / "checkpoints").exists()
     process = start(out, environment)
+    said = ""
+    while resumes and "resumed at step" not in said and process.poll() is None:
+        said += process.stdout.readline()  # until then the rows are those of the process before
     while process.poll() is None and last_step(out) < step:
         time.sleep(0.001)
     while in_write and process.poll() is None and not list(out.glob("checkpoints/*.part")):
         time.sleep(0.0002)
     process.kill()
-    said = process.communicate()[0]
+    said += process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
     return said, bool(list(out.glob("checkpoints/*.part")))
 
