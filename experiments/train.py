@@ -455,10 +455,9 @@ def _timing(setup: Setup, at: Progress, learners: int, begin: float) -> dict[str
 
 def _show(bar: Any, step: int, rows: Rows) -> None:
     bar.update(step - bar.n)
-    last = [row.get("eval/return", row.get("train/return")) for row in rows]
-    returns = " ".join(f"{x:.0f}" for x in last if x is not None)
-    if returns:
-        bar.set_postfix_str("last return " + returns)
+    last = {(row["seed"], row["config"]): row["train/return"] for row in rows if "train/return" in row}
+    if last:
+        bar.set_postfix_str("last return " + " ".join(f"{x:.0f}" for x in last.values()))
     scores = [row["eval/return"] for row in rows if row["kind"] == "eval"]
     if scores:
         progress.say(f"step {step}  eval/return " + " ".join(f"{x:.1f}" for x in scores))
@@ -493,7 +492,8 @@ def _run_chunk(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _jit_init(make: Callable, env: Env, capacity: int, config: Any, keys: jax.Array) -> loops.LoopState:
-    return jax.vmap(lambda c, key: _online(make, env, capacity, c).init(key))(config, keys)
+    # a map: under vmap the same initialisers compile for twice as long
+    return jax.lax.map(lambda x: _online(make, env, capacity, x[0]).init(x[1]), (config, keys))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
