@@ -152,12 +152,12 @@ def show(args: list[str]) -> int:
     given = _tyro(Show, args, "rljax show")
     from rljax import store
     from rljax.experiments import report
-    from rljax.experiments.train import load
+    from rljax.experiments.train import load, read_settings
 
     if given.params_hash:
         print(store.digest(load(given.run).state))
         return 0
-    described, rows = store.read_json(given.run / "config.json"), store.read_rows(given.run / "metrics.jsonl")
+    described, rows = read_settings(given.run), store.read_rows(given.run / "metrics.jsonl")
     print(report.table(rows))
     report.save_curve(rows, described, given.run / "curve.png")
     print(f"curve in {given.run / 'curve.png'}")

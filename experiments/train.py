@@ -102,6 +102,7 @@ class Setup:
 
 
 CHANGEABLE = ("steps", "eval_episodes")
+_SETTINGS = frozenset({"agent", "env", "config", "seeds", "num_envs", "eval_every", "log_every", *CHANGEABLE})
 
 
 class Progress(NamedTuple):
@@ -269,7 +270,7 @@ def _identify(setup: Setup, out: Path) -> None:
     """Write config.json and versions.json, or hold the setup against the ones that are there."""
     path, mine = out / "config.json", setup.describe()
     if path.exists():
-        there = store.read_json(path)
+        there = read_settings(out)
         fields = _differences({k: v for k, v in there.items() if k not in CHANGEABLE}, mine)
         if fields:
             raise InputError(f"{out} holds another configuration ({'; '.join(fields)}): use another --out, or --fresh")
@@ -287,18 +288,34 @@ def _differences(there: Any, mine: Any, name: str = "") -> list[str]:
     return [] if there == mine else [f"{name} is {there} there, {mine} here"]
 
 
-def _read_setup(out: Path) -> Setup:
+def read_settings(out: Path) -> dict[str, Any]:
+    """What `Setup.describe` wrote into config.json.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
     there = store.read_json(out / "config.json")
+    if not (isinstance(there, dict) and _SETTINGS <= there.keys()):
+        raise InputError(f"{out / 'config.json'} is damaged, settings are missing: restore it, or start anew with --fresh")
+    return there
+
+
+def _read_setup(out: Path) -> Setup:
+    there = read_settings(out)
     from rljax import envs
 
     try:
         agent = importlib.import_module("rljax.agents." + there["agent"])
     except ImportError:
         raise InputError(f"{out} was made by agent {there['agent']}, which is not part of rljax: load it with train") from None
-    configs = there["config"] if isinstance(there["config"], list) else [there["config"]]
+    rows = there["config"] if isinstance(there["config"], list) else [there["config"]]
+    try:
+        configs = tuple(from_dict(agent.Config, row) for row in rows)
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{out / 'config.json'} does not fit the config of {there['agent']} ({error})") from None
     return Setup(
         agent=agent,
-        configs=tuple(from_dict(agent.Config, config) for config in configs),
+        configs=configs,
         env=envs.make(there["env"], there["num_envs"]),
         seeds=tuple(there["seeds"]),
         **{name: there[name] for name in ("steps", "eval_every", "eval_episodes", "log_every")},

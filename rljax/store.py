@@ -31,10 +31,18 @@ def encode(row: Mapping[str, Any]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``.jsonl`` file, with "nan", "inf" and "-inf" as floats; a half-written last line is left out."""
-    names = {"nan", "inf", "-inf"}
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    """The rows of a ``.jsonl`` file, with "nan", "inf" and "-inf" as floats; a half-written last line is left out.
+
+    Raises:
+        InputError: if a line is not a JSON object.
+    """
+    names, rows = {"nan", "inf", "-inf"}, []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(line for line in lines if line.endswith("\n")):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise InputError(f"{path} is damaged in line {number + 1}: restore it, or start anew with --fresh") from None
     return [{k: float(v) if isinstance(v, str) and v in names else v for k, v in row.items()} for row in rows]
 
 
@@ -66,8 +74,15 @@ def append(path: Path, text: str) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut ``path`` back to ``size`` bytes."""
-    if path.exists():
+    """Cut ``path`` back to ``size`` bytes.
+
+    Raises:
+        InputError: if it is shorter.
+    """
+    have = path.stat().st_size if path.exists() else 0
+    if have < size:
+        raise InputError(f"{path} has lost rows, {size - have} bytes of them: restore it, or start anew with --fresh")
+    if have > size:
         os.truncate(path, size)
 
 

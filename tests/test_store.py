@@ -98,9 +98,11 @@ def test_numbers_that_are_not_finite_are_strings():
 
 
 def test_rows_of_a_file_that_is_not_there(tmp_path):
-    """None, and cutting it is no error."""
+    """None, and it cannot be cut back to what it never had."""
     assert store.read_rows(tmp_path / "metrics.jsonl") == []
-    store.truncate(tmp_path / "metrics.jsonl", 10)
+    store.truncate(tmp_path / "metrics.jsonl", 0)
+    with pytest.raises(InputError, match="has lost rows, 10 bytes"):
+        store.truncate(tmp_path / "metrics.jsonl", 10)
     assert not list(tmp_path.iterdir())
 
 

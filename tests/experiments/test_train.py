@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -133,6 +134,35 @@ def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys):
     assert "resumed at step 400" in capsys.readouterr().out
     assert contents(out) == contents(whole)
     assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("config.json", "{", "cannot be read"),
+        ("config.json", "[]", "settings are missing"),
+        ("config.json", '{"agent": "sac"}', "settings are missing"),
+        ("metrics.jsonl", "", "has lost rows"),
+        ("metrics.jsonl", None, "has lost rows"),
+    ],
+)
+def test_damaged_files_are_refused(whole, tmp_path, file, text, sentence):
+    """A run whose settings or rows are gone does not go on as if they were there."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / file).unlink() if text is None else (out / file).write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        short(out, steps=800)
+
+
+def test_damaged_rows_are_refused(whole, tmp_path):
+    """The line is named."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    lines = (out / "metrics.jsonl").read_text().splitlines(True)
+    (out / "metrics.jsonl").write_text("".join([lines[0], "x" * (len(lines[1]) - 1) + "\n", *lines[2:]]))
+    with pytest.raises(InputError, match="is damaged in line 2"):
+        load(out)
 
 
 def test_all_checkpoints_damaged_begins_anew(whole, tmp_path):
