@@ -1,4 +1,4 @@
-"""The ``rljax`` command: train, agents, envs, show, play. A user's mistake is one sentence on stderr and exit code 2."""
+"""The ``rljax`` command: train, agents, envs, data, show, play. A user's mistake is one sentence on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ USAGE = """usage: rljax COMMAND ...
   train AGENT ENV   train seeds in one program; the same command continues a run that was stopped or killed
   agents            list the agents
   envs              list the environments
+  data FILE         say what is in a data set, and draw data.png
   show RUN          print a run's table and draw its curve.png
   play RUN          let a trained agent act, and draw the first episode
 
@@ -54,6 +55,15 @@ class Train(Generic[Form]):
     eval_episodes: int = 10  # episodes of each evaluation
     num_envs: int = 1  # environments stepped in parallel by each seed
     fresh: bool = False  # begin anew; an earlier run in the folder is moved aside
+
+
+@dataclass(frozen=True)
+class Data:
+    """Say what is in a D4RL, d3rlpy, Minari, OGBench or rljax data set, and draw it."""
+
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]  # a file, a Minari folder, or a known name
+    json: bool = False  # print one JSON object, and draw only with --out
+    out: Path | None = None  # the picture [data.png]
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {"train": train, "agents": agents, "envs": envs, "show": show, "play": play}
+    commands = {"train": train, "agents": agents, "envs": envs, "data": data, "show": show, "play": play}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -144,6 +154,25 @@ def envs(args: list[str]) -> int:
     from rljax import envs
 
     print("\n".join(envs.names()))
+    return 0
+
+
+def data(args: list[str]) -> int:
+    """``rljax data``."""
+    given = _tyro(Data, args, "rljax data")
+    from rljax.data import load
+    from rljax.data.summary import summary
+    from rljax.experiments import report
+
+    dataset = load(given.file)
+    numbers = summary(dataset)
+    path = given.out or (None if given.json else Path("data.png"))
+    if path is not None:
+        report.save_png(report.dataset_figure(dataset), path)
+    if given.json:
+        print(json.dumps(numbers))
+    else:
+        print(f"{report.dataset_table(numbers)}\npicture in {path}")
     return 0
 
 

@@ -1,7 +1,8 @@
-"""What a run says about itself: its table, its curve, a rollout to look at."""
+"""What a run says about itself: its table, its curve, a rollout to look at. What a data set says about itself."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from rljax import evaluate, statistics
 from rljax.base import InputError
+from rljax.data import ENDS, Dataset
 from rljax.experiments.train import Result, Rows
 
 
@@ -84,7 +86,61 @@ def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
 
 def save_curve(rows: Rows, run: dict[str, Any], path: Path) -> None:
     """Write `curve` of the evaluation return to ``path`` as PNG."""
-    curve(rows, "eval/return", run).savefig(path, dpi=130)
+    save_png(curve(rows, "eval/return", run), path)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write ``figure`` to ``path``, whole or not at all."""
+    contents = io.BytesIO()
+    figure.savefig(contents, format="png", dpi=130)
+    path.write_bytes(contents.getvalue())
+
+
+def dataset_table(numbers: dict[str, Any]) -> str:
+    """A data set's `rljax.data.summary` as text; of states and actions at most 8 elements."""
+    n = numbers
+    quantiles = "  ".join(f"{q} %: {x:.1f}" for q, x in n["return_quantiles"].items())
+    ends = ", ".join(f"{count} {name}" for name, count in n["ends"].items() if count)
+    reference = "none" if n["reference"] is None else "random {:.2f}, expert {:.2f}".format(*n["reference"])
+    rows = [
+        ("data set", f"{n['name']} ({n['format']})"),
+        ("episodes", f"{n['episodes']}, of {n['length_min']} to {n['length_max']} steps: {ends}"),
+        ("steps", f"{n['steps']}, {n['transitions']} transitions with a known successor, {n['duplicates']} of them duplicates"),
+        ("returns", f"mean {n['return_mean']:.2f}, {n['return_min']:.2f} to {n['return_max']:.2f}"),
+        ("", quantiles),
+        ("rewards", f"{n['reward_min']:.4g} to {n['reward_max']:.4g}"),
+        ("actions", f"{n['actions']}, {_some(n['action_min'])} to {_some(n['action_max'])}"),
+        ("states", f"shape {tuple(n['obs_shape'])}, mean {_some(n['obs_mean'])}, deviation {_some(n['obs_std'])}"),
+        ("reference", reference),
+    ]
+    return "\n".join(f"{name:<10} {text}" for name, text in rows)
+
+
+def dataset_figure(dataset: Dataset) -> Figure:
+    """A figure of a data set: returns, lengths, rewards, and each episode's return in the order of the file."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    (a, b), (c, d) = figure.subplots(2, 2)
+    a.hist(dataset.returns, 50)
+    a.set(xlabel="return", ylabel="episodes")
+    b.hist(dataset.length, 50)
+    b.set(xlabel="length [steps]", ylabel="episodes")
+    c.hist(dataset.transition.reward, 50, log=True)
+    c.set(xlabel="reward", ylabel="transitions")
+    for code, name in enumerate(ENDS):
+        which = np.flatnonzero(dataset.end == code)
+        if which.size:
+            d.plot(which, dataset.returns[which], ".", ms=3, label=name)
+    d.set(xlabel="episode", ylabel="return")
+    d.legend(frameon=False)
+    figure.suptitle(f"{dataset.info.name}: {len(dataset.returns)} episodes, {int(dataset.length.sum())} steps")
+    return figure
+
+
+def _some(values: Any) -> str:
+    """At most 8 numbers, short."""
+    values = np.atleast_1d(values)
+    text = " ".join(f"{x:.3g}" for x in values[:8])
+    return f"[{text}{' ...' if len(values) > 8 else ''}]" if len(values) > 1 else text
 
 
 def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any], str, bytes]:

@@ -1,0 +1,19 @@
+"""Offline data: files to transitions, trajectory weights, reference scores. Nothing here imports a simulator."""
+
+from rljax.data.dataset import ENDS, Dataset, Info, digest, fit, mc_returns, select, spec_of
+from rljax.data.files import load
+from rljax.data.scores import normalized_score, reference
+
+__all__ = [
+    "ENDS",
+    "Dataset",
+    "Info",
+    "digest",
+    "fit",
+    "load",
+    "mc_returns",
+    "normalized_score",
+    "reference",
+    "select",
+    "spec_of",
+]
