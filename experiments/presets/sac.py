@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rljax import normalize
 from rljax.agents.sac import Config
 from rljax.experiments.presets import Preset, task
 
@@ -20,6 +21,13 @@ def preset(env: str) -> Preset:
                 actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, actor_width=64, critic_width=64, batch_size=128, warmup=1_000
             )
             return Preset(small, steps=100_000, num_envs=4)
+        case "brax/hopper":
+            # Discount, step sizes and normalisation of Brax's own SAC runs (its training notebook, where rewards times 30
+            # do what a low first temperature does here); of three settings on seeds 100 and 101 the one that rose.
+            long = Config(
+                actor_lr=6e-4, critic_lr=6e-4, alpha_lr=6e-4, discount=0.997, init_alpha=0.1, obs_stats=normalize.running
+            )
+            return Preset(long, steps=500_000, num_envs=8, eval_every=10_000)
         case name if name.startswith("brax/"):
             # The paper's hyperparameters; eight envs at once keep one critic step per env step.
             return Preset(Config(), steps=500_000, num_envs=8, eval_every=10_000)
