@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
-from rljax.base import Env, InputError
-from rljax.envs import from_brax, from_gymnax, pendulum
+from rljax.base import Env, HostEnv, InputError
+from rljax.envs import from_brax, from_gymnasium, from_gymnax, pendulum
 from rljax.envs.contract import check
 
 __all__ = ["check", "make", "names"]
@@ -22,8 +22,10 @@ if __name__ == "envs":  # python runs in the checkout's root
     alias(__name__)
 
 
-def make(name: str, num_envs: int = 1, **options: Any) -> Env:
+def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
     """`Env` of ``num_envs`` copies: ``pendulum``, ``gymnax/<id>`` or ``brax/<id>``; equal arguments give the same object.
+
+    ``gymnasium/<id>`` is any environment registered with gymnasium, as a `HostEnv`; it has no options.
 
     Options stand in the name or beside it: ``make("brax/hopper?backend=mjx")`` is ``make("brax/hopper", backend="mjx")``.
     All adapters know ``horizon`` (env steps), brax also ``backend``. ``env.name`` is the name with the options that are
@@ -37,6 +39,9 @@ def make(name: str, num_envs: int = 1, **options: Any) -> Env:
     base, _, query = name.partition("?")
     given = {k: v[-1] for k, v in parse_qs(query, keep_blank_values=True).items()} | options
     family, _, env_id = base.partition("/")
+    if family == "gymnasium" and env_id:
+        _options(base, {}, given)
+        return from_gymnasium.build(env_id, num_envs, name)
     adapter = _ADAPTERS.get(family)
     if adapter is None or env_id not in adapter.ids():
         raise InputError(getattr(adapter, "BROKEN", {}).get(env_id) or _unknown(base))
@@ -57,14 +62,16 @@ def _make(name: str, num_envs: int) -> Env:
     options = adapter.defaults(env_id) | {k: v[0] for k, v in parse_qs(query).items()}
     options["horizon"] = int(options["horizon"])
     env: Env = adapter.build(env_id, num_envs, name, **options)
-    return env._replace(resize=functools.partial(make, name))
+    return env._replace(resize=functools.partial(_make, name))
 
 
 def _options(base: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
     """The options in ``given`` that differ from ``defaults``, as text and sorted."""
     unknown = sorted(given.keys() - defaults.keys())
     if unknown:
-        raise InputError(f"{base} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(defaults))}")
+        raise InputError(
+            f"{base} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(defaults)) or 'none'}"
+        )
     chosen = {k: str(given[k]) for k in sorted(given) if str(given[k]) != str(defaults[k])}
     if "horizon" in chosen and not (chosen["horizon"].isdecimal() and int(chosen["horizon"]) > 0):
         raise InputError(f"horizon of {base} must be a whole number of env steps above 0, got {chosen['horizon']!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import inspect
 import io
@@ -43,18 +42,29 @@ Form = TypeVar("Form")
 
 @dataclass(frozen=True)
 class Train(Generic[Form]):
-    """Train AGENT on ENV. Steps are env steps per seed. What is not given comes from the preset for AGENT and ENV."""
+    """Train AGENT on ENV. What is not given comes from the preset for AGENT and ENV, or for AGENT and the data set.
+
+    Steps are env steps of each seed; with --data, critic gradient steps of each seed.
+    """
 
     agent: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="AGENT")]]  # one of `rljax agents`
     env: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="ENV")]]  # one of `rljax envs`
     config: tyro.conf.FlagConversionOff[Form]
-    steps: int  # env steps of each seed; a larger number extends a finished run
+    steps: int  # steps of each seed; a larger number extends a finished run
     seeds: str = "1"  # how many ("4" is 0, 1, 2, 3), or which ("3,5,7", or "7," for one)
     out: Path | None = None  # the run's folder [runs/AGENT-ENV-HASH]
-    eval_every: int = 5_000  # env steps between evaluations
+    eval_every: int = 5_000  # steps between evaluations
     eval_episodes: int = 10  # episodes of each evaluation
     num_envs: int = 1  # environments stepped in parallel by each seed
     fresh: bool = False  # begin anew; an earlier run in the folder is moved aside
+    data: Path | None = None  # learn from this data set (see rljax data); ENV is for evaluation
+    sampling: str = "uniform"  # uniform, rw:TEMPERATURE, aw:TEMPERATURE or top:PERCENT of the data set's episodes
+    eval: Literal["env", "none"] = "env"  # none: ENV is not used, no simulator is needed, and ENV may be left out
+    action_low: float | None = None  # the actions' lower bound, with --eval none if the data set does not tell it
+    action_high: float | None = None  # the actions' upper bound
+    reward_scale: float = 1.0  # rewards that are learned from are reward-scale * reward + reward-bias
+    reward_bias: float = 0.0  # see above; logs and evaluations hold raw rewards
+    reward_failure: float | None = None  # raw reward of each step of an episode that fails (Monte-Carlo returns)
 
 
 @dataclass(frozen=True)
@@ -120,19 +130,31 @@ def run(args: Sequence[str]) -> int:
 
 def train(args: list[str]) -> int:
     """``rljax train``: 0 when the run is finished, 130 when it was stopped before."""
-    given = _parse_train(args)
+    given, dataset = _parse_train(args)
     from rljax.experiments import train as training
+    from rljax.experiments.setup import Reward, identity
 
     seeds = parse_seeds(given.seeds)
-    values = {name: getattr(given, name) for name in ("steps", "eval_every", "eval_episodes", "num_envs", "fresh")}
-    config = _read_form(given)
-    agent = find_agent(given.agent)
-    setup = training.prepare(agent, config, given.env, seeds=seeds, **{k: v for k, v in values.items() if k != "fresh"})
+    if (given.action_low is None) != (given.action_high is None):
+        raise InputError("give both --action-low and --action-high, or neither")
+    kwargs = {name: getattr(given, name) for name in ("steps", "eval_every", "eval_episodes", "sampling")} | {
+        "seeds": seeds,
+        "num_envs": None if given.eval == "none" else given.num_envs,
+        "data": dataset,
+        "reward": Reward(given.reward_scale, given.reward_bias, given.reward_failure),
+        "action_bounds": None if given.action_low is None else (given.action_low, given.action_high),
+    }
+    config, agent = _read_form(given), find_agent(given.agent)
+    env = None if given.eval == "none" else given.env
+    setup = training.prepare(agent, config, env, **kwargs)
     _compilation_cache()
-    out = given.out or Path("runs") / _run_name(setup.describe(), training.CHANGEABLE)
-    result = training.train(agent, config, given.env, seeds=seeds, out=out, **values)
+    out = given.out or Path("runs") / _run_name(setup, identity(setup.describe()))
+    result = training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs)
     if result.step < given.steps:
         return 130
+    if not any(row["kind"] == "eval" for row in result.rows):
+        print(f"run in {out}; it was not evaluated")
+        return 0
     from rljax.experiments import report
 
     report.save_curve(result.rows, result.setup.describe(), out / "curve.png")
@@ -181,12 +203,13 @@ def show(args: list[str]) -> int:
     given = _tyro(Show, args, "rljax show")
     from rljax import store
     from rljax.experiments import report
-    from rljax.experiments.train import load, read_settings
+    from rljax.experiments.setup import read_settings
+    from rljax.experiments.train import load, read_rows
 
     if given.params_hash:
         print(store.digest(load(given.run).state))
         return 0
-    described, rows = read_settings(given.run), store.read_rows(given.run / "metrics.jsonl")
+    described, rows = read_settings(given.run), read_rows(given.run)
     print(report.table(rows))
     report.save_curve(rows, described, given.run / "curve.png")
     print(f"curve in {given.run / 'curve.png'}")
@@ -240,32 +263,54 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return numbers if "," in text else tuple(range(numbers[0]))
 
 
-def _parse_train(args: list[str]) -> Train:
-    """The arguments of ``rljax train``: AGENT and ENV come first, because their preset gives the other defaults."""
+def _parse_train(args: list[str]) -> tuple[Train, Any]:
+    """The arguments of ``rljax train``, and the data set: with AGENT and ENV it decides which preset gives the defaults."""
     from rljax.experiments import presets
 
-    names = _positionals(args)
-    wants_help = {"-h", "--help"} & set(args)
+    names, wants_help = _positionals(args), {"-h", "--help"} & set(args)
+    no_env = _value(args, "--eval") == "none"
     if not names and wants_help:
         names = ["sac"]
-    if len(names) < 2 and not wants_help:
+    if len(names) < (1 if no_env else 2) and not wants_help:
         raise InputError("rljax train needs AGENT and ENV, such as rljax train sac gymnax/Pendulum-v1")
     if len(names) > 2:
         raise InputError(f"rljax train takes AGENT and ENV, and does not know what to do with {names[2]!r}")
-    agent, env = find_agent(names[0]), names[1] if len(names) > 1 else "pendulum"
+    agent = find_agent(names[0])
     for name in (arg.split("=")[0].removeprefix("--config.") for arg in args if arg.startswith("--config.")):
         override(agent.Config(), {name.replace("-", "_"): getattr(agent.Config(), name.replace("-", "_"), None)})
-    preset = presets.find(names[0], env)
+    dataset = None if wants_help else _dataset(_value(args, "--data"))
+    env = names[1] if len(names) > 1 else ("none" if no_env else "pendulum")
+    preset = presets.find(names[0], env, dataset)
     defaults = Train(
         agent=names[0],
         env=env,
         config=_form(preset.config),
         steps=preset.steps,
         eval_every=preset.eval_every,
+        eval_episodes=preset.eval_episodes,
         num_envs=preset.num_envs,
+        reward_scale=preset.reward.scale,
+        reward_bias=preset.reward.bias,
+        reward_failure=preset.reward.failure,
     )
-    args = ["--help"] if wants_help else args
-    return _tyro(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
+    args = ["--help"] if wants_help else args if len(names) > 1 else [names[0], env, *(a for a in args if a != names[0])]
+    return _tyro(Train[type(defaults.config)], args, "rljax train", defaults), dataset  # type: ignore[misc]
+
+
+def _dataset(name: str | None) -> Any:
+    from rljax.data import load
+
+    return None if name is None else load(name)
+
+
+def _value(args: list[str], option: str) -> str | None:
+    """The value given to ``option``, if it is given."""
+    for i, arg in enumerate(args):
+        if arg == option and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(option + "="):
+            return arg.partition("=")[2]
+    return None
 
 
 def _positionals(args: list[str]) -> list[str]:
@@ -314,10 +359,9 @@ def _tyro(command: Any, args: list[str], prog: str, defaults: Any = None) -> Any
     raise InputError(" ".join(parts[0]).rstrip(".") + f"; see {prog} --help")
 
 
-def _run_name(described: dict[str, Any], changeable: Sequence[str]) -> str:
-    identity = {k: v for k, v in described.items() if k not in changeable}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return re.sub(r"[^\w.]+", "-", f"{described['agent']}-{described['env']}-{digest}")
+def _run_name(setup: Any, digest: str) -> str:
+    where = setup.data.info.name if setup.data is not None else setup.env.name
+    return re.sub(r"[^\w.]+", "-", f"{setup.agent.__name__.rpartition('.')[2]}-{where}-{digest[:8]}")
 
 
 def _compilation_cache() -> None:

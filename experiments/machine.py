@@ -22,20 +22,21 @@ from rljax.base import InputError
 _PACKAGES = ("rljax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "orbax-checkpoint", "gymnax", "brax", "numpy")
 
 
-def require_memory(replay: int, rest: int, say: Callable[[str], None]) -> None:
-    """Announce the bytes of ``replay``, and refuse a run that cannot fit.
+def require_memory(replay: int, rest: int, data: int, say: Callable[[str], None]) -> None:
+    """Announce the bytes of ``replay`` or ``data``, and refuse a run that cannot fit.
 
     What is counted: replay and the rest of the run's state, once on the device and once as a staging copy for
-    checkpoints (in the host's memory).
+    checkpoints (in the host's memory); the data set, on the host and on the device.
 
     Raises:
         InputError: with the bytes needed and free, and what to change.
     """
     stats = jax.devices()[0].memory_stats() or {}
     host, device = _free_bytes(), stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    need, staging = replay + rest, replay + rest
-    say(f"replay takes {size(replay)}, the run {size(need)} and as much again while a checkpoint is written")
-    on_host = staging if stats else need + staging
+    need, staging = replay + rest + data, replay + rest
+    what = f"the data set takes {size(data)}" if data else f"replay takes {size(replay)}"
+    say(f"{what}, the run {size(need)} and {size(staging)} more while a checkpoint is written")
+    on_host = staging + (0 if stats else need)
     for name, wanted, free in (("device memory", need, device if stats else need), ("memory", on_host, host)):
         if wanted > free:
             raise InputError(

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rljax import evaluate, statistics
-from rljax.base import InputError
+from rljax.base import Env, InputError
 from rljax.data import ENDS, Dataset
 from rljax.experiments.train import Result, Rows
 
@@ -52,16 +52,19 @@ def summary(rows: Rows, config: int = 0) -> str:
     """One line: the IQM of the last evaluation over the seeds of a config, with its interval and what is left out of it."""
     frame, dead = scores(rows)[config], diverged(rows)
     alive = [seed for seed in frame.columns if (config, seed) not in dead]
-    note = f"; {len(frame.columns) - len(alive)} of {len(frame.columns)} diverged" if len(alive) < len(frame.columns) else ""
+    num = len(frame.columns)
+    note = f"; {num - len(alive)} of {num} diverged" if len(alive) < num else ""
     if not alive:
-        return f"config {config}: all {len(frame.columns)} seeds diverged"
+        return f"config {config}: every seed diverged ({num} of {num})"
     last = frame[alive].iloc[-1].to_numpy()
+    if len(last) == 1:
+        return f"config {config}: {last[0]:.1f}, one seed, so there is no interval{note}"
     low, high = statistics.interval(last)
     return f"config {config}: IQM {statistics.iqm(last):.1f}, 95 % interval [{low:.1f}, {high:.1f}], {len(last)} seeds{note}"
 
 
 def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
-    """A figure of ``metric`` over env steps: a thin line per seed, the IQM with its 95 % interval per config."""
+    """A figure of ``metric`` over steps: a thin line per seed, the IQM with its 95 % interval per config."""
     frame, dead = scores(rows, metric), diverged(rows)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -78,8 +81,10 @@ def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
         label = "IQM and 95 % interval" if not isinstance(run["config"], list) else f"config {config}"
         axes.plot(frame.index, statistics.iqm(values), color=color, lw=2, label=label)
     count = frame.shape[1] - len(dead)
-    axes.set(xlabel="env steps", ylabel=metric, title=f"{run['agent']} on {run['env']}, {count} of {frame.shape[1]} seeds")
-    axes.legend(loc="best", frameon=False)
+    steps = "gradient steps" if run.get("offline") else "env steps"
+    axes.set(xlabel=steps, ylabel=metric, title=f"{run['agent']} on {run['env']}, {count} of {frame.shape[1]} seeds")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.3)
     return figure
 
@@ -155,7 +160,13 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
     if seed is not None and seed not in seeds:
         raise InputError(f"the run has no seed {seed}: it has {', '.join(map(str, seeds))}")
     seed = seeds[0] if seed is None else seed
+    if result.diverged[seeds.index(seed) * len(result.setup.configs)]:
+        raise InputError(f"seed {seed} diverged: there is no policy to play, choose another one with --seed")
     agent, state = result.agent(seeds.index(seed))
+    if not isinstance(result.setup.env, Env):
+        raise InputError(
+            f"play needs an environment that runs in JAX, this run has {result.setup.env and result.setup.env.name}"
+        )
     env = result.setup.env.resize(episodes)
 
     @jax.jit

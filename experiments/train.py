@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,92 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax import evaluate, loops, store
-from rljax.base import Agent, Array, Env, InputError, to_env_units
-from rljax.config import from_dict, stack, to_dict
+from rljax import evaluate, loops, normalize, store
+from rljax.base import Agent, Array, Batch, Env, HostEnv, InputError, Spec, to_env_units
+from rljax.data import Dataset, mc_returns, normalized_score, weights
 from rljax.experiments import machine, progress
 from rljax.experiments.machine import stop_signals
+from rljax.experiments.setup import Reward, Setup, identity, prepare, read_setup, refuse_no_run, refuse_other
 
 PyTree = Any
 Rows = list[dict[str, Any]]
 
 CHECKPOINT_SECONDS = 600.0  # a checkpoint is never older than this plus one chunk
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run is, and how far it goes. Counts are env steps per seed; one iteration is ``env.num_envs`` of them."""
-
-    agent: ModuleType
-    configs: tuple[Any, ...]
-    env: Env
-    seeds: tuple[int, ...]
-    steps: int
-    eval_every: int
-    eval_episodes: int
-    log_every: int
-
-    @property
-    def total(self) -> int:
-        """Iterations in all."""
-        return -(-self.steps // self.env.num_envs)
-
-    @property
-    def warmup(self) -> int:
-        """Iterations of the random warm-up."""
-        return -(-self.configs[0].warmup // self.env.num_envs)
-
-    @property
-    def stacked(self) -> Any:
-        """The configs of all N = seeds x configs learners, the config varying fastest."""
-        return stack(self.configs * len(self.seeds))
-
-    @property
-    def learners(self) -> list[tuple[int, int]]:
-        """``(seed, config row)`` of each learner."""
-        return [(seed, row) for seed in self.seeds for row in range(len(self.configs))]
-
-    @property
-    def keys(self) -> jax.Array:
-        """One key per learner, from its seed."""
-        return jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in self.learners], jnp.uint32))
-
-    def capacity(self, at_least: int = 0) -> int:
-        """Transitions in each learner's ring: the config's, but no more than the run has steps."""
-        return max(min(self.configs[0].capacity, self.total * self.env.num_envs), at_least)
-
-    def boundary(self, t: int) -> int:
-        """The iteration at which the chunk that starts at ``t`` ends."""
-        log, evaluation = (-(-every // self.env.num_envs) for every in (self.log_every, self.eval_every))
-        marks = [t - t % log + log, t - t % evaluation + evaluation, self.total]
-        return min(marks + [self.warmup] * (t < self.warmup))
-
-    def evaluates(self, t: int) -> bool:
-        """Whether there is an evaluation after iteration ``t``."""
-        return t % -(-self.eval_every // self.env.num_envs) == 0 or t == self.total
-
-    def loop(self, t: int) -> Callable[..., loops.Loop]:
-        """The loop that makes iteration ``t``."""
-        return loops.warm_up if t < self.warmup else loops.online
-
-    def describe(self) -> dict[str, Any]:
-        """All of it as JSON; what is not in `CHANGEABLE` identifies the run."""
-        configs = [to_dict(config) for config in self.configs]
-        return {
-            "agent": self.agent.__name__.removeprefix("rljax.agents."),
-            "env": self.env.name,
-            "config": configs[0] if len(configs) == 1 else configs,
-            "seeds": list(self.seeds),
-            "num_envs": self.env.num_envs,
-            "eval_every": self.eval_every,
-            "log_every": self.log_every,
-            "steps": self.steps,
-            "eval_episodes": self.eval_episodes,
-        }
-
-
-CHANGEABLE = ("steps", "eval_episodes")
-_SETTINGS = frozenset({"agent", "env", "config", "seeds", "num_envs", "eval_every", "log_every", *CHANGEABLE})
 
 
 class Progress(NamedTuple):
@@ -116,7 +40,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended or was stopped: ``rows`` as in metrics.jsonl, and the learners at ``step`` env steps."""
+    """A run that has ended or was stopped: ``rows`` as in metrics.jsonl, and the learners at ``step``."""
 
     setup: Setup
     step: int
@@ -126,16 +50,29 @@ class Result:
     out: Path | None
 
     def agent(self, seed: int = 0, config: int = 0) -> tuple[Agent, PyTree]:
-        """``(agent, state)`` of the seed at index ``seed`` and the config at index ``config``; for a loop of your own."""
+        """``(agent, state)`` of the seed at index ``seed`` and the config at index ``config``; for a loop of your own.
+
+        Raises:
+            InputError: if there is no such index.
+        """
         setup = self.setup
-        agent = setup.agent.make(setup.env.spec, setup.configs[config])
+        for name, index, of in (("seed", seed, setup.seeds), ("config", config, setup.configs)):
+            if not 0 <= index < len(of):
+                values = f" ({', '.join(map(str, setup.seeds))})" if name == "seed" else ""
+                raise InputError(
+                    f"the run has {len(of)} {name}s{values}: the index must be from 0 to {len(of) - 1}, got {index}"
+                )
+        agent = setup.agent.make(setup.spec, setup.configs[config])
         index = seed * len(setup.configs) + config
         return agent, jax.tree.map(lambda x: x[index], self.state)
 
     def policy(self, seed: int = 0, config: int = 0) -> Callable[[Any], np.ndarray]:
-        """``policy(obs) -> action``: the greedy policy for one observation or a batch of them, in the env's own units."""
+        """``policy(obs) -> action``: the greedy policy for one observation or a batch of them, in the env's own units.
+
+        ``seed`` and ``config`` are indices, as in `agent`.
+        """
         agent, state = self.agent(seed, config)
-        spec = self.setup.env.spec
+        spec = self.setup.spec
 
         @jax.jit
         def act(obs: jax.Array) -> jax.Array:
@@ -145,6 +82,8 @@ class Result:
         def policy(obs: Any) -> np.ndarray:
             obs = jnp.asarray(obs, spec.obs.dtype)
             single = obs.ndim == len(spec.obs.shape)
+            if obs.shape[0 if single else 1 :] != spec.obs.shape:
+                raise InputError(f"observations must have shape {spec.obs.shape}, or one axis before it, got {obs.shape}")
             action = np.asarray(act(obs[None] if single else obs))
             return action[0] if single else action
 
@@ -160,7 +99,7 @@ class Result:
 def train(
     agent: ModuleType,
     config: Any = None,
-    env: Env | str = "pendulum",
+    env: Env | HostEnv | str | None = "pendulum",
     *,
     seeds: int | Sequence[int] = 1,
     steps: int = 20_000,
@@ -168,6 +107,10 @@ def train(
     eval_episodes: int = 10,
     num_envs: int | None = None,
     log_every: int = 500,
+    data: Dataset | str | Path | None = None,
+    sampling: str = "uniform",
+    reward: Reward | None = None,
+    action_bounds: tuple[float, float] | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
 ) -> Result:
@@ -177,6 +120,10 @@ def train(
     ``steps``, ``eval_every`` and ``log_every`` count env steps per seed. With ``out``, everything is kept in that folder,
     and the same call continues a run that was stopped or killed; a larger ``steps`` extends it; ``fresh`` moves an
     earlier run aside. Ctrl-C stops at the end of a chunk.
+
+    An offline agent learns from ``data`` (a data set, its file or name) instead, and ``steps`` count its critic gradient
+    steps; ``env`` is only for evaluation, and may be None if ``data`` or ``action_bounds`` tell the actions' bounds.
+    ``sampling`` is "uniform", "rw:TEMPERATURE", "aw:TEMPERATURE" or "top:PERCENT" (`rljax.data.weights`).
 
     Raises:
         InputError: for anything that cannot work, before anything is computed or written.
@@ -191,19 +138,21 @@ def train(
         eval_episodes=eval_episodes,
         num_envs=num_envs,
         log_every=log_every,
+        data=data,
+        sampling=sampling,
+        reward=reward,
+        action_bounds=action_bounds,
     )
-    _say_rounding(setup)
-    machine.require_memory(*_bytes(setup), progress.say)
-    if out is None:
-        return _run(setup, None)
-    out = Path(out).absolute()
+    return _run(setup, None) if out is None else _run_in(setup, Path(out).absolute(), fresh)
+
+
+def _run_in(setup: Setup, out: Path, fresh: bool) -> Result:
     if fresh and out.exists():
         with store.locked(out):
-            pass
-        aside = store.set_aside(out)
-        progress.say(f"moved the earlier run to {aside}")
+            refuse_no_run(out)
+        progress.say(f"moved the earlier run to {store.set_aside(out)}")
     with store.locked(out):
-        _identify(setup, out)
+        refuse_other(setup, out)
         return _run(setup, out)
 
 
@@ -214,156 +163,106 @@ def load(out: str | Path) -> Result:
         InputError: if the folder holds no run, no checkpoint, or an agent or env that is not part of rljax.
     """
     out = Path(out).absolute()
-    setup = _read_setup(out)
+    setup = read_setup(out)
     found = store.newest(out, progress.warn)
     if found is None:
-        raise InputError(f"{out} has no whole checkpoint yet: run its command until the first evaluation")
+        raise InputError(f"{out} has no whole checkpoint: run its command, at least until the first evaluation")
     step, host = found
+    _refuse_changed_settings(setup, out, host)
     state = store.load(out, step, "agent", _shapes(setup, host["capacity"]).agent)
-    rows = [row for row in store.read_rows(out / "metrics.jsonl") if row["step"] <= step]
+    rows = [row for row in read_rows(out) if row["step"] <= step]
     return Result(setup, step, rows, state, tuple(host["diverged"]), out)
 
 
-def prepare(
-    agent: ModuleType,
-    config: Any,
-    env: Env | str,
-    *,
-    seeds: int | Sequence[int],
-    steps: int,
-    eval_every: int,
-    eval_episodes: int,
-    num_envs: int | None = None,
-    log_every: int = 500,
-) -> Setup:
-    """The `Setup` that `train` makes of its arguments; `InputError` for the first that cannot work."""
-    from rljax import envs
-
-    counts = {"steps": steps, "eval_every": eval_every, "eval_episodes": eval_episodes, "log_every": log_every}
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if isinstance(env, str):
-        made = envs.make(env, 1 if num_envs is None else num_envs)
-    else:
-        made = env if num_envs is None else _resized(env, num_envs)
-    configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
-    for row in configs:
-        agent.check(row, made.spec)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(sorted(seeds))
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 - 10_000 for seed in seeds):
-        raise InputError(f"seeds must be at least one number, distinct, from 0 to {2**32 - 10_001}, got {list(seeds)}")
-    stack(configs)
-    return Setup(agent, configs, made, seeds, steps, eval_every, eval_episodes, log_every)
-
-
-def _say_rounding(setup: Setup) -> None:
-    num_envs = setup.env.num_envs
-    for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
-        if value % num_envs:
-            progress.say(
-                f"{name} {value} is rounded up to {-(-value // num_envs) * num_envs}, a multiple of num_envs {num_envs}"
-            )
-
-
-def _identify(setup: Setup, out: Path) -> None:
-    """Write config.json and versions.json, or hold the setup against the ones that are there."""
-    path, mine = out / "config.json", setup.describe()
-    if path.exists():
-        there = read_settings(out)
-        fields = _differences({k: v for k, v in there.items() if k not in CHANGEABLE}, mine)
-        if fields:
-            raise InputError(f"{out} holds another configuration ({'; '.join(fields)}): use another --out, or --fresh")
-    elif any(p.suffix != ".part" and p.name != ".lock" for p in out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run: choose another folder with --out")
-    store.write_json(path, mine)
-    machine.write_versions(out / "versions.json", progress.say)
-
-
-def _differences(there: Any, mine: Any, name: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(mine, dict):
-        prefix = name + "." if name else ""
-        return [d for k in there for d in _differences(there[k], mine.get(k), prefix + k)]
-    mine = json.loads(json.dumps(mine))
-    return [] if there == mine else [f"{name} is {there} there, {mine} here"]
-
-
-def read_settings(out: Path) -> dict[str, Any]:
-    """What `Setup.describe` wrote into config.json.
+def read_rows(out: Path) -> Rows:
+    """The rows of a run's metrics.jsonl.
 
     Raises:
-        InputError: if it is missing or damaged.
+        InputError: if they are damaged, or end before the newest checkpoint.
     """
-    there = store.read_json(out / "config.json")
-    if not (isinstance(there, dict) and _SETTINGS <= there.keys()):
-        raise InputError(f"{out / 'config.json'} is damaged, settings are missing: restore it, or start anew with --fresh")
-    return there
+    path = out / "metrics.jsonl"
+    rows, host = store.read_rows(path), store.newest_host(out)
+    if host is not None:
+        store.require_prefix(path, host["metrics_bytes"], host["metrics_digest"])
+    return rows
 
 
-def _read_setup(out: Path) -> Setup:
-    there = read_settings(out)
-    from rljax import envs
+def _refuse_changed_settings(setup: Setup, out: Path, host: dict[str, Any]) -> None:
+    if host["identity"] != identity(setup.describe()):
+        raise InputError(f"{out / 'config.json'} was changed after the run began: restore it, or start anew with --fresh")
 
-    try:
-        agent = importlib.import_module("rljax.agents." + there["agent"])
-    except ImportError:
-        raise InputError(f"{out} was made by agent {there['agent']}, which is not part of rljax: load it with train") from None
-    rows = there["config"] if isinstance(there["config"], list) else [there["config"]]
-    try:
-        configs = tuple(from_dict(agent.Config, row) for row in rows)
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{out / 'config.json'} does not fit the config of {there['agent']} ({error})") from None
-    return Setup(
-        agent=agent,
-        configs=configs,
-        env=envs.make(there["env"], there["num_envs"]),
-        seeds=tuple(there["seeds"]),
-        **{name: there[name] for name in ("steps", "eval_every", "eval_episodes", "log_every")},
-    )
+
+def _say_sizes(setup: Setup) -> None:
+    """Say what is rounded up or will not be learned, and how much memory is needed; refuse what cannot fit."""
+    machine.require_memory(*_bytes(setup), progress.say)
+    stride = setup.stride
+    for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
+        if value % stride:
+            what = "one update's critic steps," if setup.offline else "num_envs"
+            progress.say(f"{name} {value} is rounded up to {-(-value // stride) * stride}, a multiple of {what} {stride}")
+    if setup.warmup >= setup.total:
+        progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; lower config.warmup or raise --steps")
+    if setup.offline and setup.offline.sampling != "uniform":
+        effective = weights.effective_episodes(weights.probabilities(setup.data, setup.offline.sampling))
+        few = ", fewer than 20: expect to imitate these few" if effective < 20 else ""
+        progress.say(
+            f"sampling {setup.offline.sampling}: effectively {effective:.1f} of {len(setup.data.length)} episodes{few}"
+        )
 
 
 def _run(setup: Setup, out: Path | None) -> Result:
     """Run to the end, or to the first boundary after a signal to stop."""
-    num_envs, rows = setup.env.num_envs, []
+    stride, rows = setup.stride, []
+    _say_sizes(setup)
+    if out is not None:
+        store.write_json(out / "config.json", setup.describe())
+        machine.write_versions(out / "versions.json", progress.say)
+    data = _on_device(setup)
     at, done = _begin(setup, out)
     rows += done
     if not rows:
         rows += _log(out, _evaluate(setup, at))
+        _say_scores(0, rows)
     saved, compiled = time.monotonic(), set()
-    with progress.bar(setup.total * num_envs, at.iteration * num_envs) as bar, stop_signals() as stopped:
+    with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals() as stopped:
         while at.iteration < setup.total and not stopped():
             loop = setup.loop(at.iteration)
             if loop not in compiled:
                 compiled.add(loop)
-                at = _compile(setup, at, loop, out)
+                at = _compile(setup, at, data, out)
             begin = time.monotonic()
-            at, new = _chunk(setup, at)
+            at, new = _chunk(setup, at, data)
             timing = _timing(setup, at, len(new), begin)
             if setup.evaluates(at.iteration):
                 new = sorted(new + _evaluate(setup, at), key=lambda row: (row["seed"], row["config"]))
             due = time.monotonic() - saved > CHECKPOINT_SECONDS or stopped() or _first(out)
             if out is not None and (due or setup.evaluates(at.iteration)):
-                _save(out, at, new, num_envs)
+                _save(out, setup, at, new)
                 saved = time.monotonic()
             rows += _log(out, new)
             _log(out, [timing], "timing.jsonl")
-            _show(bar, at.iteration * num_envs, new)
+            _show(bar, at.iteration * stride, new)
     if at.iteration < setup.total:
-        progress.say(f"stopped at step {at.iteration * num_envs}; the same command continues from there")
+        progress.say(f"stopped at step {at.iteration * stride}; the same command continues from there")
     dead = tuple((~np.asarray(at.alive)).tolist())
-    return Result(setup, at.iteration * num_envs, rows, at.state.agent, dead, out)
+    return Result(setup, at.iteration * stride, rows, at.state.agent, dead, out)
 
 
 def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     """The state to go on from, and the rows that lead to it: the newest checkpoint's, or the beginning's."""
     found = None if out is None else store.newest(out, progress.say)
+    if found is None and out is not None and (out / "checkpoints").exists():
+        progress.say("no whole checkpoint is left: starting from step 0")
+    if found is not None and out is not None:
+        _refuse_changed_settings(setup, out, found[1])
+        store.require_prefix(out / "metrics.jsonl", found[1]["metrics_bytes"], found[1]["metrics_digest"])
     if out is not None:
         store.drop_after(out, found[0] if found else -1)
     if out is None or found is None:
         if out is not None:
             store.truncate(out / "metrics.jsonl", 0)
         with progress.compiling("the agent"):
-            state = jax.block_until_ready(_init(setup, setup.capacity()))
+            state = jax.block_until_ready(_with_stats(setup, _init(setup, setup.capacity())))
         return Progress(0, state, jnp.ones(len(setup.learners), bool), setup.capacity()), []
     step, host = found
     store.truncate(out / "metrics.jsonl", host["metrics_bytes"])
@@ -373,22 +272,25 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     rest = store.load(out, step, "loop", shapes._replace(agent=()))
     capacity = setup.capacity(host["capacity"])
     state = rest._replace(agent=agent, ring=_grow(rest.ring, _shapes(setup, capacity).ring))
-    progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}")
+    beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
+    progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
     alive = ~jnp.asarray(host["diverged"])
     return Progress(host["iteration"], state, alive, capacity), store.read_rows(out / "metrics.jsonl")
 
 
-def _save(out: Path, at: Progress, pending: Rows, num_envs: int) -> None:
+def _save(out: Path, setup: Setup, at: Progress, pending: Rows) -> None:
     """Checkpoint ``at``, together with the rows that are about to be written."""
     metrics = out / "metrics.jsonl"
     host = {
+        "identity": identity(setup.describe()),
         "iteration": at.iteration,
         "capacity": at.capacity,
         "diverged": (~np.asarray(at.alive)).tolist(),
-        "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        "metrics_bytes": metrics.stat().st_size,
+        "metrics_digest": store.file_digest(metrics),
         "pending": "".join(store.encode(row) for row in pending),
     }
-    store.save(out, at.iteration * num_envs, {"agent": at.state.agent, "loop": at.state._replace(agent=())}, host)
+    store.save(out, at.iteration * setup.stride, {"agent": at.state.agent, "loop": at.state._replace(agent=())}, host)
 
 
 def _first(out: Path | None) -> bool:
@@ -406,68 +308,86 @@ def _log(out: Path | None, rows: Rows, name: str = "metrics.jsonl") -> Rows:
     return rows
 
 
-def _compile(setup: Setup, at: Progress, loop: Callable[..., loops.Loop], out: Path | None) -> Progress:
-    """Compile the chunk of ``loop`` by running no iteration of it."""
-    begin = time.monotonic()
+def _compile(setup: Setup, at: Progress, data: Any, out: Path | None) -> Progress:
+    """Compile the chunk that comes next by running no iteration of it."""
+    begin, loop = time.monotonic(), setup.loop(at.iteration)
     with progress.compiling("the warm-up" if loop is loops.warm_up else "the updates"):
-        state, alive, _ = jax.block_until_ready(_run_chunk(setup, at, loop, 0))
-    step = at.iteration * setup.env.num_envs
+        state, alive, _ = jax.block_until_ready(_run_chunk(setup, at, data, 0))
+    step = at.iteration * setup.stride
     _log(out, [{"step": step, "compiled": loop.__name__, "seconds": round(time.monotonic() - begin, 2)}], "timing.jsonl")
     return at._replace(state=state, alive=alive)
 
 
-def _chunk(setup: Setup, at: Progress) -> tuple[Progress, Rows]:
+def _chunk(setup: Setup, at: Progress, data: Any) -> tuple[Progress, Rows]:
     """One chunk of training, and a row for each learner."""
-    loop, stop = setup.loop(at.iteration), setup.boundary(at.iteration)
+    stop = setup.boundary(at.iteration)
     num = stop - at.iteration
-    state, alive, sums = _run_chunk(setup, at, loop, num)
+    state, alive, sums = _run_chunk(setup, at, data, num)
     sums = jax.tree.map(np.asarray, sums)
     rows = []
     for i, (seed, row) in enumerate(setup.learners):
-        episodes = {name: float(sums[f"episode/{name}"][i]) for name in ("count", "return", "length")}
         values = {name: float(x[i] / num) for name, x in sums.items() if not name.startswith("episode/")}
-        if episodes["count"]:
-            values["train/return"] = episodes["return"] / episodes["count"]
-            values["train/length"] = episodes["length"] / episodes["count"]
-        values["train/episodes"] = int(episodes["count"])
-        phase = "warmup" if loop is loops.warm_up else "online"
-        head = {"step": stop * setup.env.num_envs, "seed": seed, "config": row, "phase": phase, "kind": "train"}
+        values |= _episode_means({name: float(x[i]) for name, x in sums.items() if name.startswith("episode/")})
+        head = {"step": stop * setup.stride, "seed": seed, "config": row, "phase": setup.phase(stop), "kind": "train"}
         rows.append(head | values | ({} if alive[i] else {"diverged": True}))
     for (seed, row), before, after in zip(setup.learners, at.alive, alive, strict=True):
         if before and not after:
             which = f"seed {seed}" if len(setup.configs) == 1 else f"seed {seed} of config {row}"
-            progress.say(f"{which} diverged by step {stop * setup.env.num_envs}: it is frozen, its rows are marked")
+            progress.say(f"{which} diverged by step {stop * setup.stride}: it is frozen, its rows are marked")
     return Progress(stop, state, alive, at.capacity), rows
 
 
+def _episode_means(sums: dict[str, float]) -> dict[str, float]:
+    """Means over the episodes that ended in a chunk, from a loop's sums; nothing without episodes."""
+    count = sums.get("episode/count")
+    if not count:
+        return {} if count is None else {"train/episodes": 0}
+    return {
+        "train/return": sums["episode/return"] / count,
+        "train/length": sums["episode/length"] / count,
+        "train/episodes": int(count),
+    }
+
+
 def _evaluate(setup: Setup, at: Progress) -> Rows:
-    """A row for each learner, from one batch of whole episodes."""
-    step = at.iteration * setup.env.num_envs
-    env = _resized(setup.env, setup.eval_episodes)
-    seeds = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32)
-    if at.iteration == 0:
-        with progress.compiling("the evaluation"):
-            out = _episodes(setup.agent.make, env, setup.stacked, at.state.agent, seeds, step)
-            out = jax.block_until_ready(out)
-    else:
-        out = _episodes(setup.agent.make, env, setup.stacked, at.state.agent, seeds, step)
-    phase = "warmup" if at.iteration <= setup.warmup else "online"
+    """A row for each learner, from one batch of whole episodes; none without an env."""
+    if setup.env is None:
+        return []
+    step, first = at.iteration * setup.stride, at.iteration == 0
+    with progress.compiling("the evaluation") if first else contextlib.nullcontext():
+        results = _returns(setup, at.state.agent, step)
     rows = []
-    for (seed, row), returns, lengths, alive in zip(setup.learners, *map(np.asarray, out), at.alive, strict=True):
-        head = {"step": step, "seed": seed, "config": row, "phase": phase, "kind": "eval"}
+    for (seed, row), returns, lengths, alive in zip(setup.learners, *results, at.alive, strict=True):
+        head = {"step": step, "seed": seed, "config": row, "phase": setup.phase(at.iteration), "kind": "eval"}
         values = {
             "eval/return": float(returns.mean(dtype=np.float64)),
             "eval/return_std": float(returns.std(dtype=np.float64)),
             "eval/length": float(lengths.mean()),
             "eval/episodes": len(returns),
         }
+        if setup.reference is not None:
+            values["eval/normalized"] = float(normalized_score(values["eval/return"], setup.reference))
         rows.append(head | values | ({} if alive else {"diverged": True}))
     return rows
 
 
+def _returns(setup: Setup, state: PyTree, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths [N, episodes] of all learners at ``step``."""
+    env, config, make = setup.env.resize(setup.eval_episodes), setup.stacked, setup.agent.make
+    numbers = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32)
+    if isinstance(env, Env):
+        returns, lengths = _episodes(make, env, config, state, numbers, step)
+        return np.asarray(returns), np.asarray(lengths)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        return np.asarray(_modes(make, setup.spec, config, state, obs))
+
+    return evaluate.host_episodes(act, env, len(setup.learners), np.asarray(_start_seeds(numbers, step, env.num_envs)))
+
+
 def _timing(setup: Setup, at: Progress, learners: int, begin: float) -> dict[str, Any]:
     seconds = time.monotonic() - begin
-    return {"step": at.iteration * setup.env.num_envs, "seconds": round(seconds, 4), "learners": learners}
+    return {"step": at.iteration * setup.stride, "seconds": round(seconds, 4), "learners": learners}
 
 
 def _show(bar: Any, step: int, rows: Rows) -> None:
@@ -475,58 +395,100 @@ def _show(bar: Any, step: int, rows: Rows) -> None:
     last = {(row["seed"], row["config"]): row["train/return"] for row in rows if "train/return" in row}
     if last:
         bar.set_postfix_str("last return " + " ".join(f"{x:.0f}" for x in last.values()))
+    _say_scores(step, rows)
+
+
+def _say_scores(step: int, rows: Rows) -> None:
     scores = [row["eval/return"] for row in rows if row["kind"] == "eval"]
     if scores:
         progress.say(f"step {step}  eval/return " + " ".join(f"{x:.1f}" for x in scores))
 
 
-@functools.lru_cache(maxsize=16)
-def _resized(env: Env, num_envs: int) -> Env:
-    return env.resize(num_envs)
-
-
 def _init(setup: Setup, capacity: int) -> loops.LoopState:
-    return _jit_init(setup.agent.make, setup.env, capacity, setup.stacked, setup.keys)
+    build, statics = _builder(setup, 0, capacity)
+    state: loops.LoopState = _jit_init(build, statics, setup.stacked, setup.keys)
+    return state
+
+
+def _with_stats(setup: Setup, state: loops.LoopState) -> loops.LoopState:
+    """``state`` with the data set's statistics, if the agent asks for them."""
+    if setup.data is None or setup.configs[0].obs_stats is not normalize.dataset:
+        return state
+    stats = normalize.of(setup.data.transition.obs, setup.spec.obs)
+    stats = jax.tree.map(lambda x: jnp.repeat(x[None], len(setup.learners), 0), stats)
+    return state._replace(agent=state.agent._replace(stats=stats))
 
 
 def _shapes(setup: Setup, capacity: int) -> loops.LoopState:
     return jax.eval_shape(lambda: _init(setup, capacity))
 
 
-def _bytes(setup: Setup) -> tuple[int, int]:
-    """Bytes of replay, and of all else that a run keeps, for all learners."""
+def _bytes(setup: Setup) -> tuple[int, int, int]:
+    """Bytes of replay, of all else that the learners keep, and of the data set that they share."""
     shapes = _shapes(setup, setup.capacity())
-    ring, all_bytes = (sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (shapes.ring, shapes))
-    return ring, all_bytes - ring
+    ring, all_bytes = (_num_bytes(t) for t in (shapes.ring, shapes))
+    return ring, all_bytes - ring, 0 if setup.data is None else _num_bytes(setup.data.transition)
 
 
-def _run_chunk(
-    setup: Setup, at: Progress, loop: Callable[..., loops.Loop], num: int
-) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
+def _num_bytes(tree: PyTree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _on_device(setup: Setup) -> Any:
+    """What the loops get as their data: () online, else the data set, once for all learners."""
+    if setup.data is None or setup.offline is None:
+        return ()
+    change, dataset = setup.offline.reward, setup.data
+    t = dataset.transition._replace(reward=(change.scale * dataset.transition.reward + change.bias).astype(np.float32))
+    extras: Any = ()
+    if hasattr(setup.agent, "Extras"):
+        returns = mc_returns(dataset, setup.configs[0].discount, change.scale, change.bias, change.failure)
+        extras = setup.agent.Extras(mc_return=returns)
+    table: Any = ()
+    if setup.offline.sampling != "uniform":
+        table = weights.table(dataset, weights.probabilities(dataset, setup.offline.sampling))
+    return jax.device_put(loops.Recorded(Batch(t, extras), table))
+
+
+def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
+    build, statics = _builder(setup, at.iteration, at.capacity)
     t, num = jnp.int32(at.iteration), jnp.int32(num)
-    return _jit_run(loop, setup.agent.make, setup.env, at.capacity, setup.stacked, at.state, at.alive, t, num)
+    return _jit_run(build, statics, setup.stacked, at.state, at.alive, t, num, data)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _jit_init(make: Callable, env: Env, capacity: int, config: Any, keys: jax.Array) -> loops.LoopState:
+def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.Loop], tuple]:
+    """``(build, statics)`` such that ``build(*statics, config)`` is the loop of one learner at iteration ``t``."""
+    if setup.offline:
+        return _offline, (setup.agent.make, setup.spec)
+    return _online, (setup.loop(t), setup.agent.make, setup.env, capacity)
+
+
+def _online(loop: Callable[..., loops.Loop], make: Callable, env: Env, capacity: int, config: Any) -> loops.Loop:
+    return loop(make(env.spec, config), env, config.batch_size, capacity)
+
+
+def _offline(make: Callable, spec: Spec, config: Any) -> loops.Loop:
+    return loops.offline(make(spec, config), config.batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jit_init(build: Callable[..., loops.Loop], statics: tuple, config: Any, keys: jax.Array) -> loops.LoopState:
     # a map: under vmap the same initialisers compile for twice as long
-    return jax.lax.map(lambda x: _online(make, env, capacity, x[0]).init(x[1]), (config, keys))
+    return jax.lax.map(lambda x: build(*statics, x[0]).init(x[1]), (config, keys))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _jit_run(
-    loop: Callable[..., loops.Loop],
-    make: Callable,
-    env: Env,
-    capacity: int,
+    build: Callable[..., loops.Loop],
+    statics: tuple,
     config: Any,
     state: loops.LoopState,
     alive: jax.Array,
     t: jax.Array,
     num: jax.Array,
+    data: Any,
 ) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
-    build = lambda c: loop(make(env.spec, c), env, c.batch_size, capacity)  # noqa: E731
-    return loops.run(build, config, state, alive, t, num, ())
+    return loops.run(functools.partial(build, *statics), config, state, alive, t, num, data)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -540,5 +502,18 @@ def _episodes(
     return jax.vmap(one)(config, state, seeds)
 
 
-def _online(make: Callable, env: Env, capacity: int, config: Any) -> loops.Loop:
-    return loops.online(make(env.spec, config), env, config.batch_size, capacity)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _modes(make: Callable, spec: Spec, config: Any, state: PyTree, obs: jax.Array) -> jax.Array:
+    """Actions [N, E, ...] of all learners, each for its observations [E, ...]."""
+
+    def one(config: Any, state: PyTree, obs: jax.Array) -> jax.Array:
+        agent = make(spec, config)
+        return agent.mode(state, agent.memory(obs.shape[0]), obs)[0]
+
+    return jax.vmap(one)(config, state, obs)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _start_seeds(seeds: jax.Array, step: jax.Array, num: int) -> jax.Array:
+    """Seeds uint32 [N, num] for a simulator on the host."""
+    return jax.vmap(lambda seed: jax.random.bits(jax.random.fold_in(jax.random.key(seed), step), (num,)))(seeds)

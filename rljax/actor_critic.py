@@ -1,6 +1,7 @@
 """The actor-critic state, and the soft-actor-critic steps that several agents share (arXiv:1812.05905).
 
-Every step takes the agent's config, its networks and a `Transition` [B, ...] with normalised observations.
+Every step takes the agent's config, its networks and a `Transition` [B, ...] with normalised observations; a state is
+`State`, or another NamedTuple with the fields that the step names.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Networks(NamedTuple):
     actor: nn.Module
     critic: nn.Module
     head: Any
+    value: nn.Module | None = None
 
 
 def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: jax.Array) -> State:
@@ -56,8 +58,11 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: 
     )
 
 
-def normalized(config: Any, state: State, batch: Batch) -> tuple[State, Transition]:
-    """The state with statistics updated by ``config.obs_stats``, and the batch's transition [U, B, ...] under them."""
+def normalized(config: Any, state: Any, batch: Batch) -> tuple[Any, Transition]:
+    """The state, of any agent with ``stats``, and the batch's transition [U, B, ...] normalised by them.
+
+    ``config.obs_stats`` updates the statistics first.
+    """
     stats = config.obs_stats(state.stats, batch.transition.obs)
     t = batch.transition
     t = t._replace(obs=normalize.apply(stats, t.obs), next_obs=normalize.apply(stats, t.next_obs))
@@ -85,8 +90,8 @@ def critic_step(config: Any, networks: Networks, state: State, t: Transition, ta
 
 
 def actor_step(
-    config: Any, networks: Networks, state: State, obs: jax.Array, target_entropy: jax.Array | float, key: jax.Array
-) -> tuple[State, Metrics]:
+    config: Any, networks: Networks, state: Any, obs: jax.Array, target_entropy: jax.Array | float, key: jax.Array
+) -> tuple[Any, Metrics]:
     """One Adam step of the actor on E[alpha log pi - min_j Q_j] (eq. 9), then of alpha towards ``target_entropy``."""
     alpha = jnp.exp(state.alpha.params)
 
@@ -102,7 +107,7 @@ def actor_step(
     return state, {"actor/loss": value, "actor/entropy": entropy, "alpha/value": alpha}
 
 
-def temperature_step(config: Any, state: State, entropy: jax.Array, target_entropy: jax.Array | float) -> State:
+def temperature_step(config: Any, state: Any, entropy: jax.Array, target_entropy: jax.Array | float) -> Any:
     """One Adam step of log alpha on `losses.temperature_loss`."""
 
     def loss(log_alpha: jax.Array) -> tuple[jax.Array, None]:

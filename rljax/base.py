@@ -90,6 +90,20 @@ class Env(NamedTuple):
     name: str = "custom"
 
 
+class HostEnv(NamedTuple):
+    """A batch of E environments of a simulator that runs on the host and resets itself; arrays are numpy's.
+
+    ``start(num)`` makes ``num`` copies and gives ``(reset, step, close)``: ``reset(seeds[num]) -> obs[num]``,
+    ``step(action[num]) -> Step``. Actions are in [-1, 1].
+    """
+
+    spec: Spec
+    start: Callable[[int], tuple[Callable, Callable, Callable]]
+    num_envs: int
+    resize: Callable[[int], HostEnv]
+    name: str
+
+
 class Batch(NamedTuple):
     """What ``Agent.update`` consumes: a `Transition` with axes [U, B, ...], and a NamedTuple the agent declares, or ()."""
 

@@ -97,6 +97,11 @@ def override(base: C, changes: Mapping[str, Any]) -> C:
     return dataclasses.replace(base, **changes)  # type: ignore[type-var]
 
 
+def check_fields(config: Any) -> None:
+    """Raise `InputError` if a field has a value of the wrong type."""
+    override(config, {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+
+
 def check_ranges(config: Any) -> None:
     """Hold every number against the interval that its field declares.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rljax.base import Agent, Env, Step
+from rljax.base import Agent, Env, HostEnv, Step
 
 PyTree = Any
 
@@ -30,6 +32,30 @@ def episodes(agent: Agent, env: Env, state: PyTree, key: jax.Array) -> tuple[jax
     carry = (0, key, loop, zeros, zeros.astype(jnp.int32), jnp.ones(env.num_envs, bool))
     _, _, _, total, length, _ = jax.lax.while_loop(going, body, carry)
     return total, length
+
+
+def host_episodes(
+    act: Callable[[np.ndarray], np.ndarray], env: HostEnv, learners: int, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``(returns [N, E], lengths [N, E])`` of one full episode per learner and env of a simulator on the host.
+
+    ``act`` maps observations [N, E, ...] to actions [N, E, ...]; ``seeds`` uint32 [N, E] start the episodes.
+    """
+    num = learners * env.num_envs
+    reset, step, close = env.start(num)
+    try:
+        obs = reset(seeds.reshape(num))
+        total, length, alive = np.zeros(num), np.zeros(num, np.int32), np.ones(num, bool)
+        while alive.any():
+            action = act(obs.reshape(learners, env.num_envs, *obs.shape[1:]))
+            result = step(action.reshape(num, *action.shape[2:]))
+            total += np.where(alive, result.reward, 0.0)
+            length += alive
+            alive &= ~(result.terminated | result.truncated)
+            obs = result.obs
+    finally:
+        close()
+    return total.reshape(learners, -1), length.reshape(learners, -1)
 
 
 def rollout(agent: Agent, env: Env, state: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array, Step]:

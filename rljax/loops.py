@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rljax import replay
 from rljax.base import Agent, Batch, Env, Transition, example, random_action, where
+from rljax.data import weights
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -21,16 +22,26 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 
 
 class LoopState(NamedTuple):
-    """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key."""
+    """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
+
+    Without an env all but agent and key are ().
+    """
 
     agent: PyTree
     memory: PyTree
     env: PyTree
-    obs: jax.Array
+    obs: PyTree
     ring: PyTree
-    episode_return: jax.Array
-    episode_length: jax.Array
+    episode_return: PyTree
+    episode_length: PyTree
     key: jax.Array
+
+
+class Recorded(NamedTuple):
+    """Recorded data on the device: a `Batch` with leaves [N, ...], and a `weights.Table`, or () to draw uniformly."""
+
+    batch: Batch
+    table: Any = ()
 
 
 class Loop(NamedTuple):
@@ -75,6 +86,26 @@ def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
         return state._replace(key=key), episodes
 
     return Loop(lambda key: _init(agent, env, capacity, key), step)
+
+
+def offline(agent: Agent, batch_size: int) -> Loop:
+    """One iteration: one call of ``agent.update`` on batches [U, B] drawn from ``data``, a `Recorded`; no env."""
+
+    def init(key: jax.Array) -> LoopState:
+        key_agent, key = jax.random.split(key)
+        return LoopState(agent.init(key_agent), (), (), (), (), (), (), key)
+
+    def step(state: LoopState, t: jax.Array, data: Recorded) -> tuple[LoopState, Metrics]:
+        key, key_sample, key_update = jax.random.split(state.key, 3)
+        shape = (agent.batches, batch_size)
+        if isinstance(data.table, weights.Table):
+            index = weights.draw(data.table, key_sample, shape)
+        else:
+            index = jax.random.randint(key_sample, shape, 0, data.batch.transition.reward.shape[0])
+        agent_state, metrics = agent.update(state.agent, jax.tree.map(lambda x: x[index], data.batch), key_update)
+        return state._replace(agent=agent_state, key=key), metrics
+
+    return Loop(init, step)
 
 
 def run(

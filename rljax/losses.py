@@ -30,3 +30,17 @@ def temperature_loss(log_alpha: jax.Array, entropy: jax.Array, target_entropy: j
     Source: arXiv:1812.05905 eq. 18. Only ``log_alpha`` is differentiated.
     """
     return jnp.exp(log_alpha) * jax.lax.stop_gradient(entropy - target_entropy)
+
+
+def expectile_loss(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
+    """``|expectile - 1(u < 0)| u^2`` [...] of differences u = target - prediction [...] (arXiv:2110.06169 eq. 4)."""
+    return jnp.abs(expectile - (difference < 0)) * difference**2
+
+
+def conservative_gap(sampled: jax.Array, log_mu: jax.Array, data: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """``T logsumexp_k((Q_k - log mu_k) / T) - Q(s, a)`` [N, B], what CQL pushes down.
+
+    ``sampled`` [N, K, B] are the values of K actions drawn with log density ``log_mu`` [K, B], ``data`` [N, B] those of the
+    recorded actions. Source: arXiv:2006.04779 appendix F, with the importance weights of its code; log K is not subtracted.
+    """
+    return temperature * jax.nn.logsumexp((sampled - log_mu) / temperature, axis=1) - data

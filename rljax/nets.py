@@ -75,6 +75,37 @@ class GaussianPolicy(nn.Module):
         return mean, -5 + 3.5 * (jnp.tanh(raw) + 1)
 
 
+class DeterministicPolicy(nn.Module):
+    """Actions [B, A] in (-1, 1)."""
+
+    action_dim: int
+    width: int
+    depth: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return jnp.tanh(dense(self.action_dim, name="head")(Torso(self.width, self.depth, self.layer_norm)(obs)))
+
+
+class BoundedGaussianPolicy(nn.Module):
+    """``(mean [B, A] in (-1, 1), log_std [A])`` of a Gaussian without tanh (IQL, arXiv:2110.06169).
+
+    The log standard deviation does not depend on the observation; it starts at 0 and is clipped to [-5, 2].
+    """
+
+    action_dim: int
+    width: int
+    depth: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = dense(self.action_dim, name="head")(Torso(self.width, self.depth, self.layer_norm)(obs))
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action_dim,), jnp.result_type(float))
+        return jnp.tanh(out), jnp.clip(log_std, -5.0, 2.0)
+
+
 class CategoricalPolicy(nn.Module):
     """Logits [B, A] of a categorical policy over A actions."""
 

@@ -1,11 +1,12 @@
 """Observation statistics: a state that travels with the policy, and functions that update and apply it.
 
-`fixed` and `running` are the two updates an agent can be given; both keep the statistics' structure, so a network sees
-the same program either way.
+`fixed`, `running` and `dataset` are the updates an agent can be given; all keep the statistics' structure, so a network
+sees the same program with each.
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,18 @@ def fixed(stats: Stats, obs: jax.Array) -> Stats:
     return stats
 
 
+def dataset(stats: Stats, obs: jax.Array) -> Stats:
+    """``stats`` as they are: those of the data set (`of`), which the offline loop puts into the fresh state."""
+    return stats
+
+
+def of(obs: np.ndarray, space: Array) -> Stats:
+    """The statistics of all observations [N, *shape] of a data set, computed in float64 on the host."""
+    axes = tuple(range(obs.ndim - len(init(space).mean.shape)))
+    mean, var = obs.mean(axes, np.float64), obs.var(axes, np.float64)
+    return Stats(jnp.asarray(len(obs), float), jnp.asarray(mean, float), jnp.asarray(var, float))
+
+
 def running(stats: Stats, obs: jax.Array) -> Stats:
     """``stats`` merged with those of ``obs`` [..., *shape] (Chan et al. 1979, parallel variance).
 
@@ -53,3 +66,6 @@ def running(stats: Stats, obs: jax.Array) -> Stats:
 def apply(stats: Stats, obs: jax.Array) -> jax.Array:
     """``obs`` [..., *shape] shifted and scaled to zero mean and unit variance, as floats; deviations are at least 1e-3."""
     return (obs.astype(stats.mean.dtype) - stats.mean) / jnp.maximum(jnp.sqrt(stats.var), 1e-3)
+
+
+CHOICES = MappingProxyType({"fixed": fixed, "dataset": dataset, "running": running})

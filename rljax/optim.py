@@ -33,6 +33,11 @@ def descend(
     return Model(optax.apply_updates(model.params, updates), opt_state), aux
 
 
+def cosine(lr: jax.Array | float, steps: jax.Array | float) -> Callable[[jax.Array], jax.Array]:
+    """The step size that falls from ``lr`` to 0 along half a cosine within ``steps`` optimiser steps (arXiv:1608.03983)."""
+    return lambda count: lr * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
+
+
 def polyak(target: PyTree, online: PyTree, tau: jax.Array | float) -> PyTree:
     """``(1 - tau) * target + tau * online``, leaf by leaf; exactly ``online`` for tau = 1."""
     return jax.tree.map(lambda t, o: (1 - tau) * t + tau * o, target, online)

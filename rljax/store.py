@@ -74,16 +74,32 @@ def append(path: Path, text: str) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut ``path`` back to ``size`` bytes.
+    """Cut ``path`` back to ``size`` bytes, if it is longer."""
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def require_prefix(path: Path, size: int, digest: str) -> None:
+    """Hold the first ``size`` bytes of ``path`` against their `file_digest`.
 
     Raises:
-        InputError: if it is shorter.
+        InputError: if some are missing or changed.
     """
     have = path.stat().st_size if path.exists() else 0
     if have < size:
         raise InputError(f"{path} has lost rows, {size - have} bytes of them: restore it, or start anew with --fresh")
-    if have > size:
-        os.truncate(path, size)
+    if file_digest(path, size) != digest:
+        raise InputError(f"{path} was changed after it was written: restore it, or start anew with --fresh")
+
+
+def file_digest(path: Path, size: int | None = None) -> str:
+    """BLAKE2b of the first ``size`` bytes of ``path``, or of all."""
+    total = hashlib.blake2b()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20 if size is None else min(size, 2**20)):
+            total.update(chunk)
+            size = None if size is None else size - len(chunk)
+    return total.hexdigest()
 
 
 @contextlib.contextmanager
@@ -93,7 +109,7 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         InputError: if the folder cannot be written, or another process holds the lock.
     """
-    made = [p for p in (run, *run.parents) if not p.exists()]
+    made, unlocked = [p for p in (run, *run.parents) if not p.exists()], not (run / ".lock").exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
         file = (run / ".lock").open("a")
@@ -106,9 +122,13 @@ def locked(run: Path) -> Iterator[None]:
             raise InputError(f"another process is writing to {run}: wait for it, or choose another folder with --out") from None
         try:
             yield
+        except InputError:
+            if unlocked:
+                (run / ".lock").unlink(missing_ok=True)
+            raise
         finally:
-            if os.listdir(run) == [".lock"]:
-                (run / ".lock").unlink()
+            if os.listdir(run) in ([], [".lock"]):
+                (run / ".lock").unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # another run has been begun beside this one
                     for folder in made:
                         folder.rmdir()
@@ -151,7 +171,17 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] 
         fault = _fault(folder / str(step))
         if fault is None:
             return step, json.loads((folder / str(step) / "host.json").read_text())
-        say(f"the checkpoint of step {step} is damaged ({fault}); using the one before it")
+        say(f"the checkpoint of step {step} is damaged ({fault}); trying the one before it")
+    return None
+
+
+def newest_host(run: Path) -> dict[str, Any] | None:
+    """``host`` of the newest checkpoint, whether or not its arrays are whole; None if there is none to read."""
+    folder = run / "checkpoints"
+    for step in reversed(_steps(folder)):
+        with contextlib.suppress(OSError, ValueError):
+            host: dict[str, Any] = json.loads((folder / str(step) / "host.json").read_text())
+            return host
     return None
 
 
@@ -187,12 +217,7 @@ def _steps(folder: Path) -> Sequence[int]:
 
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-    return {str(p.relative_to(folder)): _file_digest(p) for p in files}
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return {str(p.relative_to(folder)): file_digest(p) for p in files}
 
 
 def _fault(folder: Path) -> str | None:

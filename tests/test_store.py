@@ -102,7 +102,7 @@ def test_rows_of_a_file_that_is_not_there(tmp_path):
     assert store.read_rows(tmp_path / "metrics.jsonl") == []
     store.truncate(tmp_path / "metrics.jsonl", 0)
     with pytest.raises(InputError, match="has lost rows, 10 bytes"):
-        store.truncate(tmp_path / "metrics.jsonl", 10)
+        store.require_prefix(tmp_path / "metrics.jsonl", 10, "")
     assert not list(tmp_path.iterdir())
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path, intac
     said = []
     assert store.newest(run, said.append) == (1, {"iteration": 1})
     assert len(said) == 1 and "\n" not in said[0]
-    assert said[0].startswith("the checkpoint of step 2 is damaged (") and said[0].endswith("); using the one before it")
+    assert said[0].startswith("the checkpoint of step 2 is damaged (") and said[0].endswith("); trying the one before it")
     assert "manifest" in said[0] if "manifest" in damage.__name__ else "is missing or changed" in said[0]
     assert names(run) == ["1", "2"]
     store.drop_after(run, 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rljax import normalize
 from rljax.agents.sac import Config
+from rljax.data import Dataset
 from rljax.experiments.presets import Preset, task
 
 
-def preset(env: str) -> Preset:
-    """The preset for the environment named ``env``."""
+def preset(env: str, data: Dataset | None = None) -> Preset:
+    """The preset for the environment named ``env``; there are no data sets for this agent."""
     match task(env):
         case "pendulum" | "gymnax/Pendulum-v1":
             # Small networks and a larger step: tuned on seeds 100-104 for 20 000 env steps.

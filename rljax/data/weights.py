@@ -7,12 +7,15 @@ probability in proportion to T w. Nothing corrects for it: any agent learns as i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.base import InputError
 from rljax.data.dataset import Dataset
 
 
@@ -52,6 +55,30 @@ def top(dataset: Dataset, percent: float = 10.0) -> np.ndarray:
 def effective_episodes(probability: np.ndarray) -> float:
     """Effective sample size in episodes, 1 / sum p^2."""
     return float(1 / np.sum(probability**2))
+
+
+def parse(text: str) -> tuple[Callable[..., np.ndarray], float | None]:
+    """``(function, parameter)`` of "uniform", "rw:0.1", "aw:0.1" (temperature) or "top:10" (percent).
+
+    Raises:
+        InputError: for anything else.
+    """
+    name, _, number = text.partition(":")
+    functions = {"uniform": uniform, "rw": rw, "aw": aw, "top": top}
+    try:
+        parameter = float(number) if number else None
+    except ValueError:
+        parameter = 0.0
+    most = 100.0 if name == "top" else math.inf
+    if name not in functions or (name == "uniform" and number) or (parameter is not None and not 0 < parameter <= most):
+        raise InputError(f"sampling must be uniform, rw:TEMPERATURE, aw:TEMPERATURE or top:PERCENT, got {text!r}")
+    return functions[name], parameter
+
+
+def probabilities(dataset: Dataset, sampling: str) -> np.ndarray:
+    """Probability float64 [M] of each episode under ``sampling``, as `parse` reads it."""
+    function, parameter = parse(sampling)
+    return function(dataset) if parameter is None else function(dataset, parameter)
 
 
 class Table(NamedTuple):

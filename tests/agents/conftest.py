@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.base import Array, Discrete, Env, Spec, batch_env
+from rljax.base import Array, Discrete, Env, Spec, Transition, batch_env
 
 STATES = 4
 HORIZON = 6
@@ -177,7 +177,42 @@ def smaller(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(a.real < b.real, a, b)
 
 
+def critics(params: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+    """Outputs [B, size] of each of two critics for inputs that are joined along their last axis."""
+    return [mlp(member(params, i), np.concatenate(inputs, 1)) for i in range(2)]
+
+
+def draw_batch(spec: Spec, num: int, size: int, seed: int) -> Transition:
+    """Noise [num, size, ...] in float64 in which some steps terminate and others are truncated."""
+    rng = np.random.default_rng(seed)
+    shape, discrete = (num, size), isinstance(spec.action, Discrete)
+    end, action_shape = rng.random(shape), shape if discrete else (*shape, *spec.action.shape)
+    return Transition(
+        obs=rng.normal(size=(*shape, *spec.obs.shape)),
+        action=rng.integers(0, spec.action.n, shape, np.int32)
+        if discrete
+        else rng.uniform(-1, 1, (*shape, *spec.action.shape)),
+        reward=rng.normal(size=shape),
+        next_obs=rng.normal(size=(*shape, *spec.obs.shape)),
+        terminated=end < 0.3,
+        truncated=end > 0.7,
+    )
+
+
+def follows(x: Any, expected: Learner) -> None:
+    """Hold a `rljax.optim.Model` (parameters, Adam's moments and count) against a `Learner`, to 1e-8."""
+    moments = x.opt_state[0]
+    assert moments.count == expected.steps
+    close((x.params, moments.mu, moments.nu), (expected.params, expected.first, expected.second))
+
+
+def close(tree: Any, expected: Any) -> None:
+    """Leaf by leaf, to 1e-8 relative."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-11), tree, expected)
+
+
 @pytest.fixture(scope="session")
 def reference() -> SimpleNamespace:
     """Adam, networks and a minimum in numpy, for slow references in float64."""
-    return SimpleNamespace(learner=learner, adam=adam, mlp=mlp, member=member, smaller=smaller)
+    parts = (learner, adam, mlp, member, smaller, critics, draw_batch, follows, close)
+    return SimpleNamespace(**{part.__name__: part for part in parts})

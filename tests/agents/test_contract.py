@@ -22,6 +22,7 @@ CONTINUOUS = Spec(Array((3,)), Array((2,), "float32", (-2.0, 0.0), (2.0, 50.0)),
 DISCRETE = Spec(Array((3,)), Discrete(4), 50)
 SMALL = {"width": 16, "depth": 1, "batch_size": 8}
 SEEDS = 8
+INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  # do not show in two updates on noise
 
 every_agent = pytest.mark.parametrize("name", NAMES)
 
@@ -40,6 +41,11 @@ def spec_of(module):
     return CONTINUOUS
 
 
+def extras_of(module):
+    """What the agent wants to know of transitions beside themselves."""
+    return getattr(module, "Extras", tuple)
+
+
 def small(module, **changes):
     """The default config with networks of one layer of 16 units."""
     fields = [f.name for f in dataclasses.fields(module.Config)]
@@ -47,9 +53,9 @@ def small(module, **changes):
     return override(module.Config(), sizes | changes)
 
 
-def random_batch(spec, num, size, key):
-    """Noise of the right shapes [num, size, ...], with episodes that end either way."""
-    keys = jax.random.split(key, 5)
+def random_batch(spec, num, size, key, extras=tuple):
+    """Noise of the right shapes [num, size, ...], with episodes that end either way; ``extras`` is the agent's `Extras`."""
+    keys = jax.random.split(key, 6)
     shape = (num, size)
 
     def obs(key):
@@ -66,7 +72,10 @@ def random_batch(spec, num, size, key):
             next_obs=obs(keys[1]),
             terminated=end < 0.2,
             truncated=end > 0.8,
-        )
+        ),
+        extras._make(jax.random.normal(k, shape) for k in jax.random.split(keys[5], len(extras._fields)))
+        if hasattr(extras, "_fields")
+        else (),
     )
 
 
@@ -88,7 +97,8 @@ def kit(name):
     module = load(name)
     spec = spec_of(module)
     agent = module.make(spec, small(module))
-    batch = jax.jit(random_batch, static_argnums=(0, 1, 2))(spec, agent.batches, 8, jax.random.key(7))
+    draw = jax.jit(random_batch, static_argnums=(0, 1, 2, 4))
+    batch = draw(spec, agent.batches, 8, jax.random.key(7), extras_of(module))
     return Kit(spec, agent, *map(jax.jit, (agent.init, agent.act, agent.mode, agent.update)), batch)
 
 
@@ -108,7 +118,7 @@ def differ(a, b):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"sac", "sac_discrete"} <= set(NAMES)
+    assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
 
 
 @every_agent
@@ -240,7 +250,7 @@ def test_one_trace_for_all_hyperparameters(name):
         base_out = run(config, state, k.batch, jax.random.key(1))
         for field in numbers if run is twice else ():
             other = run(override(config, {field: 0.5 * getattr(config, field)}), state, k.batch, jax.random.key(1))
-            assert differ(base_out, other) or field.startswith("init_"), field
+            assert differ(base_out, other) or field.startswith("init_") or field in INERT, field
         for field in (f for f in numbers if run is update and f.startswith("init_")):
             other = run(override(config, {field: 0.5 * getattr(config, field)}), state, k.batch, jax.random.key(1))
             assert differ(base_out, other), field
@@ -261,7 +271,7 @@ def stacked_runs(module, spec, steps, seeds=SEEDS):
     U = module.make(spec, config).batches
 
     def draw(key):
-        flat = random_batch(spec, steps * U, 8, key)
+        flat = random_batch(spec, steps * U, 8, key, extras_of(module))
         return jax.tree.map(lambda x: x.reshape(steps, U, *x.shape[1:]), flat)
 
     return run, keys, jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(4), seeds))
@@ -304,33 +314,39 @@ def test_a_hundred_updates_in_a_vmap_are_those_alone(name):
 def test_stacked_configs_equal_a_loop(name):
     """A grid under one vmap gives each row what it gets alone."""
     module, k = load(name), kit(name)
-    rows = grid(small(module), actor_lr=[1e-3, 1e-2], discount=[0.5, 0.9])
+    fields = {f.name for f in dataclasses.fields(module.Config)}
+    values = {"actor_lr": [1e-3, 1e-2], "critic_lr": [1e-3, 1e-2], "discount": [0.5, 0.9]}
+    rows = grid(small(module), **{name: x for name, x in values.items() if name in fields})
 
     def run(config, key):
         agent = module.make(k.spec, config)
-        key_init, key_update = jax.random.split(key)
-        return agent.update(agent.init(key_init), k.batch, key_update)[1]
+        key_init, key_update, key_again = jax.random.split(key, 3)
+        state, _ = agent.update(agent.init(key_init), k.batch, key_update)
+        return agent.update(state, k.batch, key_again)[1]
 
     together = jax.jit(jax.vmap(run, (0, None)))(stack(rows), jax.random.key(0))
     alone = jax.jit(run)
     for i, row in enumerate(rows):
         for key, value in alone(row, jax.random.key(0)).items():
             np.testing.assert_allclose(together[key][i], value, rtol=1e-5, atol=1e-6, err_msg=key)
-    assert len(set(np.asarray(together["critic/loss"]).tolist())) == 2
+    assert len(set(zip(*(np.asarray(x).tolist() for x in together.values()), strict=True))) == len(rows)
 
 
 @every_agent
 @pytest.mark.parametrize("change", ["utd", "images", "running", "layer_norm"])
 def test_variants_update(name, change):
-    """Four critic steps per update, images, running statistics and LayerNorm keep types and stay finite."""
+    """Four batches per update, images, running statistics and LayerNorm keep types and stay finite."""
     module = load(name)
     spec = spec_of(module)
-    changes = {"utd": {"utd": 4}, "images": {}, "running": {"obs_stats": "running"}, "layer_norm": {"layer_norm": True}}
+    fields = {f.name for f in dataclasses.fields(module.Config)}
+    batches = {field: 4 for field in ("utd", "policy_delay") if field in fields}
+    changes = {"utd": batches, "images": {}, "running": {"obs_stats": "running"}, "layer_norm": {"layer_norm": True}}
     if change == "images":
         spec = Spec(Array((10, 10, 2), "uint8", 0, 255), spec.action, 50)
     agent = module.make(spec, small(module, **changes[change]))
-    assert agent.batches == (4 if change == "utd" else module.Config().utd)
-    batch = random_batch(spec, agent.batches, 8, jax.random.key(2))
+    num = 4 if change == "utd" else module.make(spec, module.Config()).batches
+    assert agent.batches == (num if change != "utd" or batches else 1)
+    batch = random_batch(spec, num, 8, jax.random.key(2), extras_of(module))
     state = jax.jit(agent.init)(jax.random.key(0))
     new, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1))
     assert types(new) == types(state)

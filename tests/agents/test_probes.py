@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from rljax import agents, loops
-from rljax.base import InputError, Spec
+from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
-NAMES = sorted(p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+CLONES = {"bc", "bc_discrete"}  # they learn no values
+NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - CLONES)
 SEEDS = 3
 DISCOUNT = 0.9
 WARMUP, COARSE, FINE = 400, 1400, 600  # iterations: random, with large steps, with small steps
@@ -32,6 +34,19 @@ CONFIG = {
     "critic_width": 32,
     "batch_size": 32,
 }
+OFFLINE = {  # what makes each of them plain Q-learning on data of random actions
+    "penalty": 1e-6,
+    "num_actions": 1,
+    "expectile": 0.995,
+    "beta": 50.0,
+    "value_lr": 3e-3,
+    "alpha": 1e3,
+    "target_noise": 1e-6,
+    "critic_depth": 2,
+    "backup": "one_sample",
+    "constraint": "fixed",
+}
+RECORDED = 2_000  # env steps
 
 
 class Learned(NamedTuple):
@@ -48,13 +63,27 @@ class Learned(NamedTuple):
 
 
 def learn(name, probes):
-    """Train ``name`` on all probes with all seeds as one batch axis, warm-up first, through `loops.run`."""
+    """Train ``name`` on all probes with all seeds as one batch axis, through `loops.run`."""
     module = importlib.import_module(f"rljax.agents.{name}")
     try:
         module.check(module.Config(), spec := probes.continuous)
     except InputError:
         spec = probes.discrete
-    config = override(module.Config(), CONFIG)
+    fields = {f.name for f in dataclasses.fields(module.Config)}
+    offline = "warmup" not in fields
+    settings = CONFIG | OFFLINE if offline else CONFIG
+    config = override(module.Config(), {name: value for name, value in settings.items() if name in fields})
+    state, alive = (learn_offline if offline else learn_online)(module, config, spec, probes)
+    obs = jnp.eye(spec.obs.shape[0])
+    choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
+    q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
+    mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
+    q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
+    return Learned(spec, q, np.asarray(choices), mode, alive)
+
+
+def learn_online(module, config, spec, probes):
+    """``(state, alive)`` after the warm-up and two phases of learning."""
     num = len(probes.all) * SEEDS
 
     def loop(kind, row):
@@ -66,7 +95,7 @@ def learn(name, probes):
         return stack([config] * num), tables
 
     run = jax.jit(loops.run, static_argnums=0)
-    coarse, fine = rows(config), rows(override(config, {"actor_lr": 3e-4, "critic_lr": 3e-4}))
+    coarse, fine = rows(config), rows(finer(config))
     warm_up, online = partial(loop, loops.warm_up), partial(loop, loops.online)
     keys = jax.random.split(jax.random.key(0), num)
     state = jax.jit(lambda x: jax.lax.map(lambda x: online(x[0]).init(x[1]), x))((coarse, keys))  # compiles faster than vmap
@@ -74,13 +103,50 @@ def learn(name, probes):
     state, alive, _ = run(warm_up, coarse, state, alive, 0, WARMUP, ())
     state, alive, _ = run(online, coarse, state, alive, WARMUP, COARSE, ())
     state, alive, _ = run(online, fine, state, alive, WARMUP + COARSE, FINE, ())
+    return state, alive
 
-    obs = jnp.eye(spec.obs.shape[0])
-    choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
-    q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
-    mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
-    q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
-    return Learned(spec, q, np.asarray(choices), mode, alive)
+
+def learn_offline(module, config, spec, probes):
+    """``(state, alive)`` after two phases of learning from random actions, through `loops.offline`."""
+    num = len(probes.all) * SEEDS
+    data = [jax.jit(partial(record, module, probes.make(spec, p), spec))(jax.random.key(9)) for p in probes.all.values()]
+    data = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *data)
+
+    def loop(row):
+        config, data = row
+        init, step = loops.offline(module.make(spec, config), config.batch_size)
+        return loops.Loop(init, lambda state, t, _: step(state, t, data))
+
+    run = jax.jit(loops.run, static_argnums=0)
+    keys = jax.random.split(jax.random.key(0), num)
+    rows = [(stack([c] * num), data) for c in (config, finer(config))]
+    state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))((rows[0], keys))
+    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, COARSE, ())
+    state, alive, _ = run(loop, rows[1], state, alive, COARSE, FINE, ())
+    return state, alive
+
+
+def finer(config):
+    """``config`` with a tenth of its step sizes."""
+    names = [f.name for f in dataclasses.fields(config) if f.name in ("actor_lr", "critic_lr", "value_lr")]
+    return override(config, {name: 3e-4 for name in names})
+
+
+def record(module, env, spec, key):
+    """A `loops.Recorded` of random actions."""
+    key, key_env = jax.random.split(key)
+
+    def step(carry, key):
+        state, obs = carry
+        key_act, key_step = jax.random.split(key)
+        action = random_action(spec.action, key_act, 1)
+        state, new = env.step(state, action, key_step)
+        return (state, new.obs), Transition(obs, action, new.reward, new.next_obs, new.terminated, new.truncated)
+
+    _, t = jax.lax.scan(step, env.reset(key_env), jax.random.split(key, RECORDED))
+    t = jax.tree.map(lambda x: x[:, 0], t)
+    extras = module.Extras(jnp.zeros(RECORDED)) if hasattr(module, "Extras") else ()
+    return loops.Recorded(Batch(t, extras))
 
 
 def values(module, config, discrete, obs, choices, state):
@@ -118,7 +184,7 @@ def told(name, q, exact):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"sac", "sac_discrete"} <= set(NAMES)
+    assert {"calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
 
 
 def test_a_time_limit_does_not_end_the_value(learned):

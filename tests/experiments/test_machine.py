@@ -17,10 +17,10 @@ def test_memory_is_announced_and_held_against_what_is_free(monkeypatch):
     """State and a staging copy must fit: on a CPU both lie in the same memory."""
     said = []
     monkeypatch.setattr(machine, "_free_bytes", lambda: 10 * 2**20)
-    machine.require_memory(4 * 2**20, 2**20, said.append)
-    assert said == ["replay takes 4.0 MiB, the run 5.0 MiB and as much again while a checkpoint is written"]
+    machine.require_memory(4 * 2**20, 2**20, 0, said.append)
+    assert said == ["replay takes 4.0 MiB, the run 5.0 MiB and 5.0 MiB more while a checkpoint is written"]
     with pytest.raises(InputError, match=r"needs 10\.2 MiB of memory and 10\.0 MiB are free: lower config\.capacity"):
-        machine.require_memory(4 * 2**20, 2**20 + 100_000, said.append)
+        machine.require_memory(4 * 2**20, 2**20 + 100_000, 0, said.append)
 
 
 def test_free_memory_is_that_of_the_machine():

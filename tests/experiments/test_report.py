@@ -35,7 +35,7 @@ def test_diverged_seeds_are_marked_counted_and_left_out():
     table = report.table(rows_of({0: [0.0, 1.0], 1: [0.0, math.nan], 2: [0.0, 3.0]}, dead=[1]))
     assert "IQM 2.0" in table and "2 seeds; 1 of 3 diverged" in table
     assert [line.endswith("diverged") for line in table.splitlines()[2:5]] == [False, True, False]
-    assert "all 1 seeds diverged" in report.table(rows_of({1: [0.0, math.nan]}, dead=[1]))
+    assert "every seed diverged (1 of 1)" in report.table(rows_of({1: [0.0, math.nan]}, dead=[1]))
 
 
 def test_curve_draws_each_seed_and_the_iqm_of_each_config():

@@ -1,0 +1,110 @@
+"""Conservative Q-Learning, CQL(H) with importance sampling (Kumar et al., arXiv:2006.04779).
+
+One `update` takes one batch [1, B]; each of several, [U, B], is one update of its own: critics on TD error plus penalty,
+Polyak, multiplier; then actor and temperature on the updated critics.
+
+The details are those of its code as CORL keeps it: actions of pi(.|s') are scored at s, log(3n) is not subtracted, the
+backup has no entropy. Deviations: the actor follows the updated critics; the log standard deviation is mapped smoothly
+into [-5, 2]; layers start as PyTorch's do (CORL: orthogonal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from rljax import conservative, heads, nets, normalize
+from rljax.actor_critic import Metrics, Networks
+from rljax.base import Agent, Array, Batch, Spec, no_memory
+from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.conservative import State
+
+
+@config
+class Config:
+    """Hyperparameters of CQL; the defaults are CORL's for locomotion."""
+
+    actor_lr: float = leaf(3e-5, "(0, inf)")  # Adam step size of the actor
+    critic_lr: float = leaf(3e-4, "(0, inf)")  # Adam step size of the critics and of the multiplier
+    alpha_lr: float = leaf(3e-5, "(0, inf)")  # Adam step size of the temperature
+    discount: float = leaf(0.99, "[0, 1)")  # discount per env step
+    tau: float = leaf(0.005, "(0, 1]")  # Polyak step of the target critics
+    init_alpha: float = leaf(1.0, "(0, inf)")  # entropy temperature before learning (reward units)
+    target_entropy_scale: float = leaf(1.0)  # target entropy is minus this times the number of action dimensions
+    penalty: float = leaf(10.0, "[0, inf)")  # weight of the gap against the TD loss
+    target_gap: float = leaf(0.8)  # gap that the multiplier keeps (constraint lagrange)
+    gap_min: float = leaf(-1e6)  # smallest gap of one sample that is penalised
+    temperature: float = leaf(1.0, "(0, inf)")  # of the logsumexp
+    actor_width: int = static(256, "[1, inf)")  # units per hidden layer of the actor
+    actor_depth: int = static(3, "[0, inf)")  # hidden layers of the actor
+    critic_width: int = static(256, "[1, inf)")  # units per hidden layer of each critic
+    critic_depth: int = static(3, "[0, inf)")  # hidden layers of each critic
+    layer_norm: bool = static(False)  # LayerNorm before each ReLU, in actor and critics
+    num_critics: int = static(2, "[1, inf)")  # size of the critic ensemble; targets take the minimum over all
+    num_actions: int = static(10, "[1, inf)")  # actions sampled from each of the three distributions, and for the maximum
+    batch_size: int = static(256, "[1, inf)")  # transitions per gradient step
+    backup: Callable = static(  # value of the next state: of one sampled action, or the largest of several
+        conservative.one_sample,
+        choices={"one_sample": conservative.one_sample, "max_of_samples": conservative.max_of_samples},
+    )
+    constraint: Callable = static(  # a fixed weight on the gap, or a multiplier that keeps it at target_gap
+        conservative.fixed, choices={"fixed": conservative.fixed, "lagrange": conservative.lagrange}
+    )
+    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    obs_stats: Callable = static(normalize.dataset, choices=normalize.CHOICES)  # observation normalisation
+
+
+def check(config: Config, spec: Spec) -> None:
+    """Raise `InputError` unless the numbers are in range and actions are continuous."""
+    check_ranges(config)
+    check_action("cql", spec, Array, "cql_discrete")
+
+
+def networks(config: Config, action_dim: int) -> Networks:
+    """Actor and critics for ``action_dim`` action dimensions."""
+    actor = nets.GaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
+    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
+    return Networks(actor, critic, config.head)
+
+
+def init(config: Config, spec: Spec, key: jax.Array) -> State:
+    """Fresh networks, optimisers, temperature and multiplier."""
+    return conservative.init(config, networks(config, spec.action.shape[0]), spec, key)
+
+
+def act(config: Config, state: State, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
+    """``(actions [E, A] ~ pi, memory)`` for observations [E, ...]."""
+    mean, log_std = _policy(config, state, obs)
+    return nets.sample_tanh_gaussian(mean, log_std, key)[0], memory
+
+
+def mode(config: Config, state: State, memory: tuple, obs: jax.Array) -> tuple[jax.Array, tuple]:
+    """``(tanh(mean) [E, A], memory)`` for observations [E, ...]."""
+    return jnp.tanh(_policy(config, state, obs)[0]), memory
+
+
+def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+    """``(state, metrics)`` after U updates; transitions are [U, B, ...]."""
+    net = networks(config, batch.transition.action.shape[-1])
+    no_bound = jnp.full(batch.transition.reward.shape, -jnp.inf)
+    return conservative.update(config, net, state, batch, no_bound, key)
+
+
+def make(spec: Spec, config: Config) -> Agent:
+    """CQL bound to ``spec`` and ``config``; pure and safe to trace."""
+    return Agent(
+        init=partial(init, config, spec),
+        memory=no_memory,
+        act=partial(act, config),
+        mode=partial(mode, config),
+        update=partial(update, config),
+        batches=1,
+    )
+
+
+def _policy(config: Config, state: State, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    params = state.actor.params
+    return networks(config, nets.outputs(params) // 2).actor.apply(params, normalize.apply(state.stats, obs))

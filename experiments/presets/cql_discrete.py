@@ -1,0 +1,12 @@
+"""Presets of discrete CQL. Sources: the defaults of the agent."""
+
+from __future__ import annotations
+
+from rljax.agents.cql_discrete import Config
+from rljax.data import Dataset
+from rljax.experiments.presets import Preset
+
+
+def preset(env: str, data: Dataset | None = None) -> Preset:
+    """The preset for a data set, evaluated on the environment named ``env``."""
+    return Preset(Config(), steps=100_000)

@@ -1,0 +1,148 @@
+"""Conservative Q-learning's update, which CQL and Cal-QL share (arXiv:2006.04779, arXiv:2303.05479).
+
+One step: the critics descend on their TD loss plus a penalty on the gap between the values of sampled and of recorded
+actions, followed by Polyak averaging; then actor and temperature as in soft actor-critic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rljax import actor_critic, losses, nets
+from rljax.actor_critic import Metrics, Networks
+from rljax.base import Batch, Spec, Transition
+from rljax.normalize import Stats
+from rljax.optim import Model, descend, log_multiplier, polyak
+
+PyTree = Any
+
+
+class State(NamedTuple):
+    """A soft actor-critic's state, and log of the multiplier of the constraint on the gap."""
+
+    actor: Model
+    critic: Model
+    target: PyTree
+    alpha: Model
+    stats: Stats
+    multiplier: Model
+
+
+def init(config: Any, networks: Networks, spec: Spec, key: jax.Array) -> State:
+    """A fresh `State`; the multiplier starts at e, as in CORL."""
+    action = jnp.zeros((1, *spec.action.shape), float)
+    state = actor_critic.init(config, networks, spec, key, action)
+    return State(*state, multiplier=log_multiplier(optax.adam(config.critic_lr), np.e))
+
+
+def one_sample(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
+    """V(s) [B] = min_j Q_j(s, a) of the targets for one a ~ pi, without entropy."""
+    return _target_values(networks, state, obs, key, 1)[0]
+
+
+def max_of_samples(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
+    """V(s) [B] = max over ``num_actions`` a ~ pi of min_j Q_j(s, a) of the targets (appendix F's max-target backup)."""
+    return _target_values(networks, state, obs, key, config.num_actions).max(0)
+
+
+def fixed(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
+    """The penalty, a scalar: ``penalty`` times the sum of the critics' mean gaps [N]."""
+    return config.penalty * gap.sum()
+
+
+def lagrange(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
+    """The penalty: multiplier times ``penalty`` times the sum of (gap - ``target_gap``), which the multiplier ascends."""
+    return jnp.clip(jnp.exp(log_multiplier), 0.0, 1e6) * config.penalty * (gap - config.target_gap).sum()
+
+
+def update(
+    config: Any, networks: Networks, state: State, batch: Batch, bound: jax.Array, key: jax.Array
+) -> tuple[State, Metrics]:
+    """``(state, metrics)`` after U steps, one on each batch; ``bound`` [U, B] limits the policy's values from below."""
+    state, transitions = actor_critic.normalized(config, state, batch)
+
+    def step(state: State, x: tuple[Transition, jax.Array, jax.Array]) -> tuple[State, Metrics]:
+        t, bound, key = x
+        key_target, key_gap, key_actor = jax.random.split(key, 3)
+        value = config.backup(config, networks, state, t.next_obs, key_target)
+        target = losses.td_target(t.reward, t.terminated, value, config.discount)
+        state, critic_metrics = _critic_step(config, networks, state, t, target, bound, key_gap)
+        entropy = -config.target_entropy_scale * t.action.shape[-1]
+        state, actor_metrics = actor_critic.actor_step(config, networks, state, t.obs, entropy, key_actor)
+        return state, critic_metrics | actor_metrics
+
+    keys = jax.random.split(key, transitions.reward.shape[0])
+    state, metrics = jax.lax.scan(step, state, (transitions, bound, keys))
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def gaps(
+    config: Any, networks: Networks, params: PyTree, t: Transition, actions: jax.Array, log_mu: jax.Array, bound: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``(mean gap [N] of each critic, out [N, B, size] of the recorded actions)``; critics' ``params`` are differentiated.
+
+    ``actions`` [3n, B, A]: the first n uniform, the others the policy's, whose values are at least ``bound`` [B] (Cal-QL).
+    Each sample's gap is at least ``gap_min``.
+    """
+    num, batch = actions.shape[:2]
+    obs = jnp.broadcast_to(t.obs, (num, *t.obs.shape)).reshape(num * batch, *t.obs.shape[1:])
+    out = networks.critic.apply(params, obs, actions.reshape(num * batch, -1))
+    sampled = networks.head.value(out).reshape(-1, num, batch)
+    of_policy = jnp.arange(num)[:, None] >= config.num_actions
+    sampled = jnp.where(of_policy, jnp.maximum(sampled, bound), sampled)
+    out = networks.critic.apply(params, t.obs, t.action)
+    gap = losses.conservative_gap(sampled, log_mu, networks.head.value(out), config.temperature)
+    return jnp.maximum(gap, config.gap_min).mean(-1), out
+
+
+def candidates(config: Any, networks: Networks, state: State, t: Transition, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(actions [3n, B, A], log_mu [3n, B])``: n uniform, n of pi(.|s), n of pi(.|s'), all to be scored at s; constants."""
+    key_random, key_now, key_next = jax.random.split(key, 3)
+    shape = (config.num_actions, *t.action.shape)
+    uniform = jax.random.uniform(key_random, shape, t.action.dtype, -1.0, 1.0)
+    now, log_now = _policy_samples(networks, state, t.obs, key_now, config.num_actions)
+    then, log_then = _policy_samples(networks, state, t.next_obs, key_next, config.num_actions)
+    log_uniform = jnp.full(shape[:-1], shape[-1] * np.log(0.5), log_now.dtype)
+    return jax.lax.stop_gradient((jnp.concatenate([uniform, now, then]), jnp.concatenate([log_uniform, log_now, log_then])))
+
+
+def _critic_step(
+    config: Any, networks: Networks, state: State, t: Transition, target: jax.Array, bound: jax.Array, key: jax.Array
+) -> tuple[State, Metrics]:
+    actions, log_mu = candidates(config, networks, state, t, key)
+
+    def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+        gap, out = gaps(config, networks, params, t, actions, log_mu, bound)
+        td = losses.critic_loss(networks.head, out, target)
+        value = td + config.constraint(config, state.multiplier.params, gap)
+        return value, (gap, {"critic/loss": td, "critic/gap": gap.mean(), "critic/q": networks.head.value(out).mean()})
+
+    critic, (gap, metrics) = descend(optax.adam(config.critic_lr), loss, state.critic)
+
+    def multiplier_loss(log_multiplier: jax.Array) -> tuple[jax.Array, None]:
+        return -0.5 * config.constraint(config, log_multiplier, jax.lax.stop_gradient(gap)), None
+
+    multiplier, _ = descend(optax.adam(config.critic_lr), multiplier_loss, state.multiplier)
+    metrics["critic/multiplier"] = jnp.exp(state.multiplier.params)
+    target = polyak(state.target, critic.params, config.tau)
+    return state._replace(critic=critic, target=target, multiplier=multiplier), metrics
+
+
+def _policy_samples(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """``(actions [num, B, A], log_prob [num, B])``."""
+    mean, log_std = networks.actor.apply(state.actor.params, obs)
+    shape = (num, *mean.shape)
+    return nets.sample_tanh_gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape), key)
+
+
+def _target_values(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> jax.Array:
+    """min_j Q_j(s, a) [num, B] of the targets."""
+    actions, _ = _policy_samples(networks, state, obs, key, num)
+    repeated = jnp.broadcast_to(obs, (num, *obs.shape)).reshape(-1, *obs.shape[1:])
+    out = networks.critic.apply(state.target, repeated, actions.reshape(-1, actions.shape[-1]))
+    return networks.head.value(out).min(0).reshape(num, -1)
