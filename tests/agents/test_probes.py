@@ -37,12 +37,13 @@ CONFIG = {
 OFFLINE = {  # what makes each of them plain Q-learning on data of random actions
     "penalty": 1e-6,
     "num_actions": 1,
-    "expectile": 0.995,
+    "expectile": 0.985,
     "beta": 50.0,
     "value_lr": 3e-3,
     "alpha": 1e3,
     "target_noise": 1e-6,
     "critic_depth": 2,
+    "critic_width": 64,
     "backup": "one_sample",
     "constraint": "fixed",
 }
@@ -109,8 +110,9 @@ def learn_online(module, config, spec, probes):
 def learn_offline(module, config, spec, probes):
     """``(state, alive)`` after two phases of learning from random actions, through `loops.offline`."""
     num = len(probes.all) * SEEDS
-    data = [jax.jit(partial(record, module, probes.make(spec, p), spec))(jax.random.key(9)) for p in probes.all.values()]
-    data = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *data)
+    tables = jax.tree.map(lambda *x: jnp.stack(x), *probes.all.values())
+    data = jax.jit(jax.vmap(lambda p: record(module, probes.make(spec, p), spec, jax.random.key(9))))(tables)
+    data = jax.tree.map(lambda x: jnp.repeat(x, SEEDS, 0), data)
 
     def loop(row):
         config, data = row
@@ -121,8 +123,8 @@ def learn_offline(module, config, spec, probes):
     keys = jax.random.split(jax.random.key(0), num)
     rows = [(stack([c] * num), data) for c in (config, finer(config))]
     state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))((rows[0], keys))
-    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, COARSE, ())
-    state, alive, _ = run(loop, rows[1], state, alive, COARSE, FINE, ())
+    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, 2 * COARSE, ())
+    state, alive, _ = run(loop, rows[1], state, alive, 2 * COARSE, 2 * FINE, ())
     return state, alive
 
 
