@@ -169,12 +169,7 @@ def prepare(
     """The `Setup` of `train`'s arguments; `InputError` for the first that cannot work."""
     if not all(hasattr(agent, name) for name in ("Config", "check", "make")):
         raise InputError(f"agent must be a module such as rljax.agents.sac, got {agent!r}")
-    counts = {"steps": steps, "eval_every": eval_every, "eval_episodes": eval_episodes, "log_every": log_every}
-    for name, value in counts.items():
-        if not isinstance(value, int):
-            raise InputError(f"{name} must be a whole number, got {value!r}")
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    _check_counts(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every)
     made = _environment(env, num_envs)
     dataset = load(data) if isinstance(data, str | Path) else data
     spec = _spec(made, dataset, action_bounds)
@@ -261,6 +256,14 @@ def read_setup(out: Path) -> Setup:
     counts = {name: there[name] for name in ("steps", "eval_every", "eval_episodes", "log_every")}
     spec = _read_spec(there["spec"]) if offline else env.spec
     return Setup(agent, configs, env, spec, tuple(there["seeds"]), **counts, offline=offline)
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int):
+            raise InputError(f"{name} must be a whole number, got {value!r}")
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
 
 
 def _environment(env: Env | HostEnv | str | None, num_envs: int | None) -> Env | HostEnv | None:

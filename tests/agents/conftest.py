@@ -189,9 +189,7 @@ def draw_batch(spec: Spec, num: int, size: int, seed: int) -> Transition:
     end, action_shape = rng.random(shape), shape if discrete else (*shape, *spec.action.shape)
     return Transition(
         obs=rng.normal(size=(*shape, *spec.obs.shape)),
-        action=rng.integers(0, spec.action.n, shape, np.int32)
-        if discrete
-        else rng.uniform(-1, 1, (*shape, *spec.action.shape)),
+        action=rng.integers(0, spec.action.n, shape, np.int32) if discrete else rng.uniform(-1, 1, action_shape),
         reward=rng.normal(size=shape),
         next_obs=rng.normal(size=(*shape, *spec.obs.shape)),
         terminated=end < 0.3,

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from rljax.experiments import cli
@@ -78,6 +79,13 @@ def rljax(tmp_path, monkeypatch, capsys):
         ("train sac pendulum --steps 90000000000 --config.capacity 90000000000", "lower config.capacity"),
         ("train sac gymnax/CartPole-v1", "agent sac does not take discrete actions; use sac_discrete"),
         ("train sac_discrete pendulum", "agent sac_discrete does not take continuous actions; use sac"),
+        ("train iql pendulum", "agent iql learns from recorded data: give a data set with --data"),
+        ("train iql pendulum --data nowhere.hdf5", "there is no data set nowhere.hdf5"),
+        ("train iql", "rljax train needs AGENT and ENV"),
+        ("train iql pendulum --eval some", "--eval"),
+        ("data", "FILE"),
+        ("data nowhere.hdf5", "there is no data set nowhere.hdf5"),
+        ("data .", "a folder without main_data.hdf5"),
         ("agents please", "takes no arguments"),
         ("envs please", "takes no arguments"),
         ("show", "RUN"),
@@ -146,6 +154,70 @@ def test_help_lists_the_fields_of_the_agents_config(rljax):
     assert code == 0 and "--config.tau FLOAT Polyak step of the target critics" in plain
     assert "--config.actor-width INT units per hidden layer of the actor (default: 64)" in plain
     assert "AGENT ENV" in plain
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A D4RL file of 10 timed-out episodes in the pendulum's shapes and units."""
+    rng, path = np.random.default_rng(0), tmp_path / "recorded.npz"
+    ends = np.arange(200) % 20 == 19
+    np.savez(
+        path,
+        observations=rng.normal(size=(200, 3)),
+        actions=rng.uniform(-2, 2, (200, 1)),
+        rewards=rng.normal(size=200),
+        terminals=np.zeros(200),
+        timeouts=ends,
+    )
+    return path
+
+
+TINY_OFFLINE = ["--steps", "40", "--eval-every", "20", "--config.actor-width", "8", "--config.batch-size", "8"]
+
+
+def test_offline_run(rljax, recorded):
+    """Train from a file, evaluate on an env, show, and hash; the preset of the data set is taken."""
+    code, out, _ = rljax(f"train bc pendulum --data {recorded} --seeds 2 --eval-episodes 2 --out r", *TINY_OFFLINE)
+    assert code == 0 and "the data set takes 6.3 KiB" in out and "IQM" in out
+    assert rljax("show r")[0] == 0
+    code, again, _ = rljax(f"train bc pendulum --data {recorded} --seeds 2 --eval-episodes 2 --out r", *TINY_OFFLINE)
+    assert code == 0 and "finished at step 40" in again
+    code, _, err = rljax(f"train bc pendulum --data {recorded} --sampling aw:0.1 --seeds 2 --out r", *TINY_OFFLINE)
+    assert code == 2 and "offline.sampling is uniform there, aw:0.1 here" in err
+
+
+@pytest.mark.parametrize("env", ["", "anything"])
+def test_offline_run_without_a_simulator(rljax, recorded, env):
+    line = f"train bc {env} --data {recorded} --eval none --action-low -2 --action-high 2 --out r"
+    code, out, err = rljax(line, *TINY_OFFLINE)
+    assert code == 0 and "it was not evaluated" in out, err
+    assert len(rljax("show r --params-hash")[1]) == 65
+    code, _, err = rljax("play r")
+    assert code == 2 and "play needs an environment" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--eval none", "does not say its actions' bounds"),
+        ("--eval none --action-low -2", "give both --action-low and --action-high"),
+        ("--eval none --action-low -1 --action-high 1", "lies outside the bounds"),
+        ("--sampling best", "sampling must be uniform"),
+    ],
+)
+def test_bad_offline_input(rljax, recorded, options, sentence):
+    code, _, err = rljax(f"train bc pendulum --data {recorded} {options}")
+    assert code == 2 and sentence in err and not list(rljax.folder.iterdir())
+
+
+def test_data(rljax, recorded):
+    """The summary as text with a picture, and as JSON without one."""
+    code, out, _ = rljax(f"data {recorded} --json")
+    numbers = json.loads(out)
+    assert code == 0 and (numbers["episodes"], numbers["steps"], numbers["transitions"]) == (10, 200, 190)
+    assert not list(rljax.folder.iterdir())
+    code, out, _ = rljax(f"data {recorded}")
+    assert code == 0 and "200, 190 transitions" in out and (rljax.folder / "data.png").stat().st_size > 10_000
 
 
 def test_lists(rljax):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -293,3 +294,90 @@ def test_setup_marks_every_boundary_once():
         marks.append(t)
     assert marks == [100, 200, 250, 400, 500, 600, 730]
     assert [t for t in marks if setup.evaluates(t)] == [250, 500, 730]
+
+
+def test_an_index_that_does_not_exist_is_refused(whole):
+    """Indices count the seeds given; neither a seed's value nor a negative number passes for one."""
+    result = load(whole)
+    for index in (2, -1):
+        with pytest.raises(
+            InputError, match=re.escape(f"the run has 2 seeds (0, 1): the index must be from 0 to 1, got {index}")
+        ):
+            result.policy(index)
+    with pytest.raises(InputError, match="observations must have shape"):
+        result.policy(0)(np.zeros(4))
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"seed": 1', b'"seed": 7'), (b"}\n", b', "x": 1}\n'), (b'"eval"', b'"evel"')])
+def test_changed_metrics_are_refused_and_left_alone(tmp_path, old, new):
+    """Nothing is written to a file that is not what the checkpoint remembers."""
+    out = tmp_path / "run"
+    short(out, steps=200)
+    path = out / "metrics.jsonl"
+    path.write_bytes(changed := path.read_bytes().replace(old, new, 1))
+    for again in (lambda: short(out), lambda: load(out)):
+        with pytest.raises(InputError, match="was changed after it was written"):
+            again()
+    assert path.read_bytes() == changed
+
+
+def test_changed_settings_are_refused(tmp_path):
+    """Other shapes than the checkpoint's are told, not left to the reader of arrays."""
+    out = tmp_path / "run"
+    short(out, steps=200)
+    path = out / "config.json"
+    path.write_text(path.read_text().replace('"actor_width": 8', '"actor_width": 9'))
+    with pytest.raises(InputError, match="config.json was changed after the run began"):
+        load(out)
+
+
+def test_missing_settings_are_told(tmp_path):
+    out = tmp_path / "run"
+    short(out, steps=200)
+    (out / "config.json").unlink()
+    with pytest.raises(InputError, match="config.json is missing from a run"):
+        short(out)
+    assert short(out, steps=200, fresh=True).step == 200
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_no_run_is_never_touched(tmp_path, fresh):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        short(tmp_path, fresh=fresh)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_all_checkpoints_damaged(tmp_path, capsys):
+    """The run begins again, and says so."""
+    out = tmp_path / "run"
+    short(out, steps=400)
+    for folder in (out / "checkpoints").iterdir():
+        (folder / "host.json").unlink()
+    capsys.readouterr()
+    assert short(out, steps=400).step == 400
+    assert "no whole checkpoint is left: starting from step 0" in capsys.readouterr().out
+
+
+def test_a_run_without_learning_is_told(capsys):
+    short(steps=100, eval_every=100)
+    assert "nothing will be learned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("sac", None, "pendulum"), "agent must be a module such as rljax.agents.sac, got 'sac'"),
+        ((sac, {"tau": 1}, "pendulum"), "config must be rljax.agents.sac.Config or a list of them, got {'tau': 1}"),
+        ((sac, sac.Config(tau="a"), "pendulum"), "config.tau must be a number, got 'a'"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(arguments, sentence):
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        train(*arguments)
+
+
+@pytest.mark.parametrize("changes", [{"seeds": "2"}, {"steps": 1e2}, {"eval_every": "a"}])
+def test_numbers_of_the_wrong_kind(changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        short(**changes)
