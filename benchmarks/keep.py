@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def main(run: Path, name: str) -> None:
     """Copy and draw."""
     out = HERE / name
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "versions.json"):
         shutil.copy(run / file, out / file)
     rows = [row for row in store.read_rows(run / "metrics.jsonl") if row["kind"] == "eval"]

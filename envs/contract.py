@@ -50,6 +50,8 @@ def check(env: Env, fixed_start: bool = False) -> None:
     Raises:
         InputError: the first fault found - what is wrong, where, and what to do.
     """
+    if not isinstance(env, Env):
+        raise InputError(f"check takes an rljax.base.Env, such as rljax.envs.make or rljax.base.batch_env give, got {env!r}")
     try:
         _check_spec(env.spec)
         copies = env.resize(COPIES)
@@ -78,6 +80,7 @@ def _check_spec(spec: Spec) -> None:
     except TypeError:
         raise InputError("spec cannot be hashed: write shapes and bounds as floats and tuples, not lists or arrays") from None
     _need(isinstance(spec.obs, Array), f"spec.obs is {spec.obs}: only rljax.base.Array is supported")
+    _need(isinstance(spec.horizon, int), f"spec.horizon is {spec.horizon!r}: give the time limit in env steps, a whole number")
     _need(spec.horizon >= 1, f"spec.horizon is {spec.horizon}: give the time limit in env steps, at least 1")
     low, high = _bounds("spec.obs", spec.obs)
     _need((low <= high).all(), "spec.obs has a lower bound above its upper bound: exchange them")

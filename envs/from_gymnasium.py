@@ -56,7 +56,8 @@ def _make(env_id: str, name: str) -> Any:
             return gymnasium.make(env_id)
         except Exception as error:  # a registered environment may fail in any way of its own
             said = " ".join(str(error).split())
-            raise InputError(f"gymnasium cannot make {name}: {said or type(error).__name__}") from None
+            hint = "; MuJoCo needs pip install 'rljax[mujoco]'" if isinstance(error, ImportError) else ""
+            raise InputError(f"gymnasium cannot make {name}: {said or type(error).__name__}{hint}") from None
 
 
 def _space(name: str, space: Any) -> Space:

@@ -1,4 +1,4 @@
-"""The ``rljax`` command: train, agents, envs, data, show, play. A user's mistake is one sentence on stderr and exit code 2."""
+"""The ``rljax`` command and its subcommands. A user's mistake is one sentence on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ USAGE = """usage: rljax COMMAND ...
   agents            list the agents
   envs              list the environments
   data FILE         say what is in a data set, and draw data.png
+  collect ENV       make data sets with random and trained policies, or mix those there are
   show RUN          print a run's table and draw its curve.png
   play RUN          let a trained agent act, and draw the first episode
 
@@ -77,6 +78,21 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Collect:
+    """Make data sets on ENV as D4RL's are made, or, without ENV, mix files: --mix a.npz=0.95,b.npz=0.05 --out mixed.npz."""
+
+    env: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="ENV")]] = ""  # one of `rljax envs`
+    agent: Path | None = None  # the run of the expert
+    medium: Path | None = None  # the run of the medium policy, such as a shorter one of the same agent
+    kinds: str | None = None  # of random,medium,medium-replay,medium-expert,expert [all that the runs allow]
+    mix: str | None = None  # one more set: kinds and their fractions, such as random=0.95,expert=0.05
+    steps: int | None = None  # env steps of each [100000; of files, as many as there can be]
+    seed: int = 0  # of the episodes
+    format: Literal["npz", "hdf5"] = "hdf5"  # of the files
+    out: Path | None = None  # the folder [data]; without ENV, the file
+
+
+@dataclass(frozen=True)
 class Show:
     """Print the table of RUN and write its curve.png."""
 
@@ -114,7 +130,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {"train": train, "agents": agents, "envs": envs, "data": data, "show": show, "play": play}
+    commands = {"train": train, "agents": agents, "envs": envs, "data": data, "collect": collect, "show": show, "play": play}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -198,6 +214,33 @@ def data(args: list[str]) -> int:
     return 0
 
 
+def collect(args: list[str]) -> int:
+    """``rljax collect``."""
+    given = _tyro(Collect, args, "rljax collect")
+    mix = parse_shares(given.mix) if given.mix else {}
+    if given.steps is not None and given.steps < 1:
+        raise InputError(f"--steps must be at least 1, got {given.steps}")
+    _compilation_cache()
+    from rljax.experiments import collect as collecting
+    from rljax.experiments import progress
+
+    if not given.env:
+        if not mix or given.out is None:
+            raise InputError("rljax collect needs ENV, or files to mix with --mix and the file to write with --out")
+        mixed = collecting.mix_files(mix, given.steps, given.seed)
+        collecting.write({given.out.stem: mixed}, given.out.parent, given.out.suffix, progress.say)
+        return 0
+    from rljax import envs
+
+    env = envs.make(given.env)
+    kinds = given.kinds.split(",") if given.kinds else collecting.possible(given.agent, given.medium)
+    made = collecting.collect(
+        env, given.agent, given.medium, kinds=kinds, steps=given.steps or 100_000, mix=mix, seed=given.seed
+    )
+    collecting.write(made, given.out or Path("data"), f".{given.format}", progress.say)
+    return 0
+
+
 def show(args: list[str]) -> int:
     """``rljax show``."""
     given = _tyro(Show, args, "rljax show")
@@ -261,6 +304,20 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
     return numbers if "," in text else tuple(range(numbers[0]))
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """The fractions: "a=0.9,b=0.1"."""
+    shares = {}
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            shares[name] = float(number)
+        except ValueError:
+            shares[name] = -1.0
+        if not name or not 0 <= shares[name] <= 1:
+            raise InputError(f"--mix must be names with fractions, such as random=0.95,expert=0.05, got {text!r}")
+    return shares
 
 
 def _parse_train(args: list[str]) -> tuple[Train, Any]:

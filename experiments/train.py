@@ -174,6 +174,21 @@ def load(out: str | Path) -> Result:
     return Result(setup, step, rows, state, tuple(host["diverged"]), out)
 
 
+def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
+    """``(setup, ring, rows)``: the first learner's replay [slots, E, ...] at the newest checkpoint, and the rows added to it.
+
+    Raises:
+        InputError: as `load`, and if the run learned from recorded data.
+    """
+    out = Path(out).absolute()
+    setup = load(out).setup
+    if setup.offline:
+        raise InputError(f"{out} learned from recorded data: it has no replay")
+    step, host = store.newest(out, progress.warn) or (0, {})
+    rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
+    return setup, jax.tree.map(lambda x: x[0], rest.ring), host["iteration"]
+
+
 def read_rows(out: Path) -> Rows:
     """The rows of a run's metrics.jsonl.
 
