@@ -15,8 +15,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rljax import actor_critic, heads, losses, nets, normalize
-from rljax.actor_critic import Metrics, Networks, State
+from rljax import actor_critic, heads, losses, normalize
+from rljax.actor_critic import Metrics, State, act, mode, networks
 from rljax.base import Agent, Array, Batch, Spec, Transition, no_memory
 from rljax.config import check_action, check_ranges, config, leaf, static
 
@@ -54,28 +54,10 @@ def check(config: Config, spec: Spec) -> None:
     check_action("sac", spec, Array, "sac_discrete")
 
 
-def networks(config: Config, action_dim: int) -> Networks:
-    """Actor and critics for ``action_dim`` action dimensions."""
-    actor = nets.GaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
-    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
-    return Networks(actor, critic, config.head)
-
-
 def init(config: Config, spec: Spec, key: jax.Array) -> State:
     """Fresh networks, optimisers and temperature."""
     action = jnp.zeros((1, *spec.action.shape), float)
     return actor_critic.init(config, networks(config, action.shape[-1]), spec, key, action)
-
-
-def act(config: Config, state: State, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
-    """``(actions [E, A] ~ pi, memory)`` for observations [E, ...]."""
-    mean, log_std = _policy(config, state, obs)
-    return nets.sample_tanh_gaussian(mean, log_std, key)[0], memory
-
-
-def mode(config: Config, state: State, memory: tuple, obs: jax.Array) -> tuple[jax.Array, tuple]:
-    """``(tanh(mean) [E, A], memory)`` for observations [E, ...]."""
-    return jnp.tanh(_policy(config, state, obs)[0]), memory
 
 
 def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
@@ -108,8 +90,3 @@ def make(spec: Spec, config: Config) -> Agent:
         update=partial(update, config),
         batches=config.utd,
     )
-
-
-def _policy(config: Config, state: State, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    params = state.actor.params
-    return networks(config, nets.outputs(params) // 2).actor.apply(params, normalize.apply(state.stats, obs))

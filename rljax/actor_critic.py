@@ -40,6 +40,24 @@ class Networks(NamedTuple):
     value: nn.Module | None = None
 
 
+def networks(config: Any, action_dim: int) -> Networks:
+    """A tanh-Gaussian actor and an ensemble of critics for ``action_dim`` action dimensions."""
+    actor = nets.GaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
+    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
+    return Networks(actor, critic, config.head)
+
+
+def act(config: Any, state: Any, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
+    """``(actions [E, A] ~ pi, memory)`` of the actor of `networks`, for observations [E, ...]."""
+    mean, log_std = _policy(config, state, obs)
+    return nets.sample_tanh_gaussian(mean, log_std, key)[0], memory
+
+
+def mode(config: Any, state: Any, memory: tuple, obs: jax.Array) -> tuple[jax.Array, tuple]:
+    """``(tanh(mean) [E, A], memory)`` of the actor of `networks`, for observations [E, ...]."""
+    return jnp.tanh(_policy(config, state, obs)[0]), memory
+
+
 def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: jax.Array) -> State:
     """A fresh `State`; ``actions`` [1, A] is given when the critics take the action as an input.
 
@@ -114,3 +132,8 @@ def temperature_step(config: Any, state: Any, entropy: jax.Array, target_entropy
         return losses.temperature_loss(log_alpha, entropy, target_entropy), None
 
     return state._replace(alpha=descend(optax.adam(config.alpha_lr), loss, state.alpha)[0])
+
+
+def _policy(config: Any, state: Any, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    params = state.actor.params
+    return networks(config, nets.outputs(params) // 2).actor.apply(params, normalize.apply(state.stats, obs))
