@@ -180,8 +180,10 @@ def _mixture(made: dict[str, Dataset], mix: Mapping[str, float], steps: int, rng
     return joined._replace(info=replace(joined.info, reference=first.info.reference))
 
 
-def mix_files(parts: Mapping[str | Path, float], steps: int | None, seed: int = 0) -> Dataset:
-    """Whole episodes of several files of one environment, in these fractions of ``steps`` (default: as many as there can be).
+def mix_files(parts: Mapping[Any, float], steps: int | None, seed: int = 0) -> Dataset:
+    """Whole episodes of several files (paths or names) of one environment, in these fractions of ``steps``.
+
+    Without ``steps``, as many as there can be.
 
     Raises:
         InputError: if the fractions do not sum to 1, or the files do not go together.

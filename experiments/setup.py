@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rljax import loops, store
 from rljax.base import Array, Discrete, Env, HostEnv, InputError, Spec
@@ -146,7 +147,7 @@ class Setup:
             "eval_episodes": self.eval_episodes,
         }
         if self.offline:
-            described |= {"offline": asdict(self.offline), "spec": asdict(self.spec)}
+            described |= {"offline": asdict(self.offline), "spec": _describe_spec(self.spec)}
         return described
 
 
@@ -312,6 +313,15 @@ def _with_data(setup: Setup, dataset: Dataset, sampling: str, reward: Reward) ->
     info = fitted.info
     offline = Offline(info.name, digest(fitted), info.reference, sampling, reward)
     return replace(setup, data=fitted, offline=offline)
+
+
+def _describe_spec(spec: Spec) -> dict[str, Any]:
+    """The spec as strict JSON: bounds that are not finite are left out."""
+
+    def space(fields: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in fields.items() if k in ("shape", "dtype") or np.isfinite(v).all()}
+
+    return {"obs": space(asdict(spec.obs)), "action": space(asdict(spec.action)), "horizon": spec.horizon}
 
 
 def _read_spec(said: dict[str, Any]) -> Spec:

@@ -217,7 +217,7 @@ def _say_sizes(setup: Setup) -> None:
             progress.say(f"{name} {value} is rounded up to {-(-value // stride) * stride}, a multiple of {what} {stride}")
     if setup.warmup >= setup.total:
         progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; lower config.warmup or raise --steps")
-    if setup.offline and setup.offline.sampling != "uniform":
+    if setup.data is not None and setup.offline and setup.offline.sampling != "uniform":
         effective = weights.effective_episodes(weights.probabilities(setup.data, setup.offline.sampling))
         few = ", fewer than 20: expect to imitate these few" if effective < 20 else ""
         progress.say(

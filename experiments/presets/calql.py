@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rljax import conservative
 from rljax.agents.calql import Config
+from rljax.config import override
 from rljax.data import Dataset
 from rljax.experiments.presets import Preset, domain
 from rljax.experiments.setup import Reward
@@ -14,26 +15,15 @@ from rljax.experiments.setup import Reward
 
 def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for a data set, evaluated on the environment named ``env``."""
-    fixed = {"gap_min": -1e6, "backup": conservative.one_sample, "constraint": conservative.fixed}
+    fixed = Config(gap_min=-1e6, backup=conservative.one_sample, constraint=conservative.fixed, actor_depth=2, critic_depth=2)
     match domain(env, data):
         case "pendulum":
-            small = Config(
-                actor_lr=3e-4,
-                critic_lr=1e-3,
-                alpha_lr=3e-4,
-                penalty=1.0,
-                actor_width=64,
-                actor_depth=2,
-                critic_width=64,
-                critic_depth=2,
-                num_actions=4,
-                batch_size=128,
-                **fixed,
-            )
+            rates = {"actor_lr": 3e-4, "critic_lr": 1e-3, "alpha_lr": 3e-4, "penalty": 1.0}
+            sizes = {"actor_width": 64, "critic_width": 64, "num_actions": 4, "batch_size": 128}
+            small = override(fixed, {**rates, **sizes})
             return Preset(small, steps=20_000)
         case "antmaze":
             reward = Reward(scale=10.0, bias=-5.0, failure=0.0)
             return Preset(Config(), steps=1_000_000, eval_every=50_000, eval_episodes=100, reward=reward)
         case _:
-            config = Config(actor_depth=2, critic_depth=2, **fixed)
-            return Preset(config, steps=250_000, eval_every=20_000)
+            return Preset(fixed, steps=250_000, eval_every=20_000)
