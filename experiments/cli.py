@@ -88,7 +88,7 @@ class Collect:
     mix: str | None = None  # one more set: kinds and their fractions, such as random=0.95,expert=0.05
     steps: int | None = None  # env steps of each [100000; of files, as many as there can be]
     seed: int = 0  # of the episodes
-    format: Literal["npz", "hdf5"] = "hdf5"  # of the files
+    format: Literal["npz", "hdf5", "minari"] = "hdf5"  # of the files; minari writes where Minari keeps its data sets
     out: Path | None = None  # the folder [data]; without ENV, the file
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from rljax import data, evaluate
 from rljax.base import Agent, Array, Env, HostEnv, InputError, Spec, Transition, random_action, to_env_units
+from rljax.data import with_minari
 from rljax.data.dataset import Dataset, Info, Steps, from_steps
 from rljax.experiments import progress
 from rljax.experiments.train import Result, load, load_ring
@@ -200,9 +201,16 @@ def mix_files(parts: Mapping[Any, float], steps: int | None, seed: int = 0) -> D
 def write(datasets: Mapping[str, Dataset], folder: Path, suffix: str, say: Callable[[str], None]) -> None:
     """Each data set as ``folder/<name><suffix>``, and one sentence about it.
 
+    With the suffix ".minari" they are written where Minari keeps its data sets, as rljax/<env>-<name>-v0.
+
     Raises:
         InputError: if a file is there already; then none is written.
     """
+    if suffix == ".minari":
+        for dataset in datasets.values():
+            name = f"rljax/{dataset.info.name}-v0"
+            say(f"{with_minari.write(dataset, name)}: {name}, {len(dataset.episode)} transitions")
+        return
     paths = {name: folder / f"{name}{suffix}" for name in datasets}
     for path in paths.values():
         if path.exists():

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from rljax.base import Array, Discrete, InputError, Space
-from rljax.data import scores
+from rljax.data import scores, with_minari
 from rljax.data.dataset import Dataset, Info, Steps, from_steps
 
 Arrays = dict[str, np.ndarray]
@@ -34,7 +34,7 @@ def load(source: str | Path) -> Dataset:
       a timed-out episode is no transition. Deviation: a terminal keeps its own successor where the file has one.
     * d3rlpy: as D4RL, with ``episode_terminals`` for the ends.
     * Minari: one observation more than actions, so every step is a transition. Observations in groups are concatenated
-      in alphabetical order, as gymnasium's FlattenObservation does.
+      in alphabetical order, as gymnasium's FlattenObservation does. HDF5 is read directly, Arrow with Minari's library.
     * OGBench: ``terminals`` ends a trajectory, ``masks`` = 0 is a terminal, also within a trajectory.
     * rljax: D4RL's keys with ``next_observations``, where every step is a transition.
 
@@ -44,6 +44,9 @@ def load(source: str | Path) -> Dataset:
     path = find(source)
     folder = _minari_file(path) if path.is_dir() else None
     if path.is_dir() and folder is None:
+        for inner in (path, path / "data"):
+            if (inner / "metadata.json").is_file():
+                return with_minari.read(inner)
         raise InputError(f"{path} is a folder without main_data.hdf5: the formats are {FORMATS}")
     path = folder or path
     with path.open("rb") as file:

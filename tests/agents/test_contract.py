@@ -24,7 +24,19 @@ SMALL = {"width": 16, "depth": 1, "batch_size": 8}
 SEEDS = 8
 INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  # do not show in two updates on noise
 
+SIBLINGS = {"calql": "cql", "bc_discrete": "bc"}  # compile the same steps as these, so their costly tests are slow ones
+VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
+
 every_agent = pytest.mark.parametrize("name", NAMES)
+
+
+def slow_unless(quick):
+    """Every agent, but only those for which ``quick`` holds in the default suite."""
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in NAMES])
+
+
+every_agent_costly = slow_unless(lambda name: name not in SIBLINGS)
+every_agent_varied = slow_unless(lambda name: name in VARIED)
 
 
 def load(name):
@@ -277,7 +289,7 @@ def stacked_runs(module, spec, steps, seeds=SEEDS):
     return run, keys, jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(4), seeds))
 
 
-@every_agent
+@every_agent_costly
 def test_a_seed_in_a_vmap_is_the_seed_alone(name):
     """One update in float32: losses and gradients agree to 1e-5 relative, for each of 8 seeds."""
     module = load(name)
@@ -296,7 +308,7 @@ def test_a_seed_in_a_vmap_is_the_seed_alone(name):
         assert moments
 
 
-@every_agent
+@every_agent_costly
 def test_a_hundred_updates_in_a_vmap_are_those_alone(name):
     """In float64 a seed of a vmap follows the seed alone to 1e-6; parameters are float64."""
     module = load(name)
@@ -310,7 +322,7 @@ def test_a_hundred_updates_in_a_vmap_are_those_alone(name):
         assert differ(*(jax.tree.map(lambda x, i=i: x[i], states) for i in (1, 2)))
 
 
-@every_agent
+@every_agent_costly
 def test_stacked_configs_equal_a_loop(name):
     """A grid under one vmap gives each row what it gets alone."""
     module, k = load(name), kit(name)
@@ -332,7 +344,7 @@ def test_stacked_configs_equal_a_loop(name):
     assert len(set(zip(*(np.asarray(x).tolist() for x in together.values()), strict=True))) == len(rows)
 
 
-@every_agent
+@every_agent_varied
 @pytest.mark.parametrize("change", ["utd", "images", "running", "layer_norm"])
 def test_variants_update(name, change):
     """Four batches per update, images, running statistics and LayerNorm keep types and stay finite."""

@@ -276,3 +276,48 @@ def test_random_damage(name, places):
             data.load(path)
         except InputError as error:
             assert "\n" not in str(error)
+
+
+@pytest.fixture
+def minari_home(tmp_path, monkeypatch):
+    """Minari's library, with a home of its own."""
+    library = pytest.importorskip("minari", reason="the extra data is not installed")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "home"))
+    return library
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_written_for_minari_and_read_back(minari_home, minari, minari_episode, discrete):
+    """Minari lists it and gives its episodes; we read the same steps from its folder."""
+    from rljax.data import with_minari
+
+    made = data.load(minari([minari_episode(n, n % 2, seed=n) for n in (3, 4)]))
+    action = Discrete(3) if discrete else Array((2,), "float32", (-1.0, -1.0), (1.0, 1.0))
+    made = made._replace(info=data.Info("made", "rljax", action, (1.0, 5.0)))
+    if discrete:
+        made = made._replace(transition=made.transition._replace(action=np.arange(7, dtype=np.int32) % 3))
+    path = with_minari.write(made, "rljax/made-v0")
+    assert minari_home.load_dataset("rljax/made-v0").total_steps == 7
+    for again in (data.load(path), with_minari.read(path)):
+        for a, b in zip((*again.transition, *again[1:6]), (*made.transition, *made[1:6]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        assert again.info.action == action and again.info.reference == (1.0, 5.0)
+    with pytest.raises(InputError, match="Minari cannot make"):
+        with_minari.write(made, "rljax/made-v0")
+
+
+def test_minaris_library_reads_the_same(minari_home, shared):
+    """The door's demonstrations, read directly and by the library."""
+    from rljax.data import with_minari
+
+    folder = shared / "minari/D4RL/door/human-v2/data"
+    assert data.digest(with_minari.read(folder)) == data.digest(data.load(folder))
+
+
+def test_arrow_without_minari_is_told(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "minari", None)
+    (tmp_path / "metadata.json").write_text("{}")
+    with pytest.raises(InputError, match=r"pip install 'rljax\[data\]'"):
+        data.load(tmp_path)
