@@ -227,6 +227,7 @@ def collect(args: list[str]) -> int:
     if not given.env:
         if not mix or given.out is None:
             raise InputError("rljax collect needs ENV, or files to mix with --mix and the file to write with --out")
+        collecting.require_free([given.out.stem], given.out.parent, given.out.suffix)
         mixed = collecting.mix_files(mix, given.steps, given.seed)
         collecting.write({given.out.stem: mixed}, given.out.parent, given.out.suffix, progress.say)
         return 0
@@ -234,10 +235,13 @@ def collect(args: list[str]) -> int:
 
     env = envs.make(given.env)
     kinds = given.kinds.split(",") if given.kinds else collecting.possible(given.agent, given.medium)
+    out, names = given.out or Path("data"), [*kinds, *([collecting.mixture_name(mix)] if mix else [])]
+    if given.format != "minari":
+        collecting.require_free(names, out, f".{given.format}")
     made = collecting.collect(
         env, given.agent, given.medium, kinds=kinds, steps=given.steps or 100_000, mix=mix, seed=given.seed
     )
-    collecting.write(made, given.out or Path("data"), f".{given.format}", progress.say)
+    collecting.write(made, out, f".{given.format}", progress.say)
     return 0
 
 

@@ -64,7 +64,7 @@ def collect(
     if "medium-expert" in kinds:
         made["medium-expert"] = _mixture(made, {"medium": 0.5, "expert": 0.5}, steps, rng, f"{base}-medium-expert")
     if mix:
-        name = "-".join(f"{kind}-{100 * share:g}" for kind, share in mix.items())
+        name = mixture_name(mix)
         made[name] = _mixture(made, mix, steps, rng, f"{base}-{name}")
     return {name: dataset for name, dataset in made.items() if name in kinds or name not in KINDS}
 
@@ -198,28 +198,39 @@ def mix_files(parts: Mapping[Any, float], steps: int | None, seed: int = 0) -> D
     return data.concatenate(taken, "-".join(f"{loaded[str(path)].info.name}-{100 * share:g}" for path, share in parts.items()))
 
 
+def mixture_name(mix: Mapping[str, float]) -> str:
+    """The name of a mixture, such as random-95-expert-5."""
+    return "-".join(f"{kind}-{100 * share:g}" for kind, share in mix.items())
+
+
+def require_free(names: Sequence[str], folder: Path, suffix: str) -> None:
+    """Raise `InputError`, before anything is collected, if ``folder/<name><suffix>`` exists or cannot be written."""
+    for name in names:
+        if (folder / f"{name}{suffix}").exists():
+            raise InputError(f"{folder / name}{suffix} exists already: choose another folder with --out")
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".part").touch()
+        (folder / ".part").unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
+    for made in missing:
+        made.rmdir()
+
+
 def write(datasets: Mapping[str, Dataset], folder: Path, suffix: str, say: Callable[[str], None]) -> None:
     """Each data set as ``folder/<name><suffix>``, and one sentence about it.
 
     With the suffix ".minari" they are written where Minari keeps its data sets, as rljax/<env>-<name>-v0.
-
-    Raises:
-        InputError: if a file is there already; then none is written.
     """
     if suffix == ".minari":
         for dataset in datasets.values():
             name = f"rljax/{dataset.info.name}-v0"
             say(f"{with_minari.write(dataset, name)}: {name}, {len(dataset.episode)} transitions")
         return
-    paths = {name: folder / f"{name}{suffix}" for name in datasets}
-    for path in paths.values():
-        if path.exists():
-            raise InputError(f"{path} exists already: choose another folder with --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from None
+    folder.mkdir(parents=True, exist_ok=True)
     for name, dataset in datasets.items():
-        data.save(dataset, paths[name])
-        returns = dataset.returns
-        say(f"{paths[name]}: {len(dataset.episode)} transitions, {len(returns)} episodes, mean return {returns.mean():.1f}")
+        path, returns = folder / f"{name}{suffix}", dataset.returns
+        data.save(dataset, path)
+        say(f"{path}: {len(dataset.episode)} transitions, {len(returns)} episodes, mean return {returns.mean():.1f}")

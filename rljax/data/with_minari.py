@@ -53,7 +53,6 @@ def write(dataset: Dataset, dataset_id: str) -> Path:
     """
     minari = _library("writing Minari data sets")
     t, info = dataset.transition, dataset.info
-    low, high = info.reference or (None, None)
     buffers = []
     for i, (start, size) in enumerate(zip(dataset.starts, dataset.sizes, strict=True)):
         rows = slice(start, start + size)
@@ -77,10 +76,10 @@ def write(dataset: Dataset, dataset_id: str) -> Path:
                 buffers,
                 observation_space=_box(Array(t.obs.shape[1:], str(t.obs.dtype))),
                 action_space=_box(info.action),
-                ref_min_score=low,
-                ref_max_score=high,
                 data_format="hdf5",
             )
+        if info.reference is not None:  # without a gymnasium env Minari would leave them out
+            made.storage.update_metadata({"ref_min_score": info.reference[0], "ref_max_score": info.reference[1]})
     except ValueError as error:
         raise InputError(f"Minari cannot make {dataset_id!r}: {error}") from None
     return Path(made.spec.data_path)

@@ -86,6 +86,19 @@ def rljax(tmp_path, monkeypatch, capsys):
         ("data", "FILE"),
         ("data nowhere.hdf5", "there is no data set nowhere.hdf5"),
         ("data .", "a folder without main_data.hdf5"),
+        ("collect", "rljax collect needs ENV, or files to mix"),
+        ("collect nowhere", "unknown environment 'nowhere'"),
+        ("collect pendulum --kinds best", "unknown kind of data 'best'"),
+        ("collect pendulum --kinds expert", "give its folder with --agent"),
+        ("collect pendulum --kinds medium-replay", "give one with --medium"),
+        ("collect pendulum --agent nowhere", "is not a run folder"),
+        ("collect pendulum --steps 0", "--steps must be at least 1, got 0"),
+        ("collect pendulum --mix random", "--mix must be names with fractions"),
+        ("collect pendulum --mix random=0.5", "must sum to 1"),
+        ("collect pendulum --out /proc/there", "cannot write to /proc/there"),
+        ("collect gymnasium/Pendulum-v1", "runs on the host"),
+        ("collect --mix a.npz=0.5,b.npz=0.5", "rljax collect needs ENV, or files to mix"),
+        ("collect --mix a.npz=0.5,b.npz=0.5 --out c.npz", "there is no data set a.npz"),
         ("agents please", "takes no arguments"),
         ("envs please", "takes no arguments"),
         ("show", "RUN"),
@@ -218,6 +231,17 @@ def test_data(rljax, recorded):
     assert not list(rljax.folder.iterdir())
     code, out, _ = rljax(f"data {recorded}")
     assert code == 0 and "200, 190 transitions" in out and (rljax.folder / "data.png").stat().st_size > 10_000
+
+
+def test_collect(rljax):
+    """Random data of an env, and a mixture of it with itself; nothing is overwritten."""
+    code, out, _ = rljax("collect pendulum --steps 1000")
+    assert code == 0 and "random.hdf5: 1000 transitions" in out
+    code, _, err = rljax("collect pendulum --steps 1000")
+    assert code == 2 and "exists already" in err
+    code, out, _ = rljax("collect --mix data/random.hdf5=1 --steps 300 --out few.npz")
+    assert code == 0 and "few.npz: 300 transitions" in out
+    assert json.loads(rljax("data few.npz --json")[1])["transitions"] == 300
 
 
 def test_lists(rljax):
