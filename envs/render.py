@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import jax
 import numpy as np
 
-from rljax.base import Env
+from rljax.base import Env, HostEnv
 from rljax.envs import from_brax, from_gymnax
 
 if TYPE_CHECKING:
@@ -37,17 +37,18 @@ class Canvas(NamedTuple):
 Draw = Callable[[Canvas, np.ndarray], None]
 
 
-def render(env: Env, states: Any, obs: np.ndarray, reward: np.ndarray) -> tuple[str, bytes]:
+def render(env: Env | HostEnv, states: Any, obs: np.ndarray, reward: np.ndarray) -> tuple[str, bytes]:
     """``(suffix, contents)`` of a file that shows one episode of T steps.
 
-    ``states`` (leaves [T, ...]) and ``obs`` [T, ...] are those acted on, of one copy of ``env``; ``reward`` [T].
+    ``states`` (leaves [T, ...]) and ``obs`` [T, ...] are those acted on, of one copy of ``env``
+    (without states where it runs on the host); ``reward`` [T].
     """
     base, _, query = env.name.partition("?")
     family, _, env_id = base.partition("/")
     if family == "brax":
         backend = parse_qs(query).get("backend", [from_brax.defaults(env_id)["backend"]])[0]
         return ".html", _scene(from_brax.load(env_id, backend), states[0].pipeline_state.x).encode()
-    drawing = _drawing(env_id if family == "gymnax" else base, obs)
+    drawing = _drawing(env_id if family in ("gymnax", "gymnasium") else base, obs)
     if drawing is None:
         return ".png", _plot(env.name, obs, reward)
     return ".gif", _animation(*drawing, np.asarray(obs), np.cumsum(reward))

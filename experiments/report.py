@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rljax import evaluate, statistics
-from rljax.base import Env, InputError
+from rljax.base import Env, HostEnv, InputError
 from rljax.data import ENDS, Dataset
 from rljax.experiments.train import Result, Rows
 
@@ -162,12 +162,22 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
     seed = seeds[0] if seed is None else seed
     if result.diverged[seeds.index(seed) * len(result.setup.configs)]:
         raise InputError(f"seed {seed} diverged: there is no policy to play, choose another one with --seed")
-    agent, state = result.agent(seeds.index(seed))
-    if not isinstance(result.setup.env, Env):
-        raise InputError(
-            f"play needs an environment that runs in JAX, this run has {result.setup.env and result.setup.env.name}"
-        )
-    env = result.setup.env.resize(episodes)
+    env = result.setup.env
+    if env is None:
+        raise InputError("play needs an environment, this run was trained with --eval none")
+    rollout = _rollout if isinstance(env, Env) else _host_rollout
+    states, obs, reward, alive = rollout(result, seeds.index(seed), env.resize(episodes), jax.random.key(seed))
+    returns, lengths = np.sum(reward, 0, where=alive), alive.sum(0)
+    length = lengths[0]
+    states, obs = jax.tree.map(lambda x: x[:length], (states, obs))
+    suffix, contents = render(env, states, np.asarray(obs), reward[:length, 0])
+    numbers = {"seed": seed, "returns": returns.tolist(), "lengths": lengths.tolist()}
+    return numbers, suffix, contents
+
+
+def _rollout(result: Result, index: int, env: Env, key: jax.Array) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+    """``(states [T, ...], obs [T, ...], reward [T, E], alive [T, E])``; states and observations of the first env."""
+    agent, state = result.agent(index)
 
     @jax.jit
     def run(state: Any, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
@@ -175,12 +185,15 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
         drawn = jax.tree.map(lambda x: x[:, 0], (states, obs))
         return drawn, steps.reward, steps.terminated | steps.truncated
 
-    drawn, reward, done = run(state, jax.random.key(seed))
-    reward, done = np.asarray(reward), np.asarray(done)
-    alive = np.cumsum(done, 0) - done == 0  # up to and with the first end
-    returns, lengths = np.sum(reward, 0, where=alive), alive.sum(0)
-    length = lengths[0]
-    states, obs = jax.tree.map(lambda x: x[:length], drawn)
-    suffix, contents = render(env, states, np.asarray(obs), reward[:length, 0])
-    numbers = {"seed": seed, "returns": returns.tolist(), "lengths": lengths.tolist()}
-    return numbers, suffix, contents
+    (states, obs), reward, done = run(state, key)
+    done = np.asarray(done)
+    return states, obs, np.asarray(reward), np.cumsum(done, 0) - done == 0  # up to and with the first end
+
+
+def _host_rollout(result: Result, index: int, env: HostEnv, key: jax.Array) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+    """As `_rollout`, in a simulator on the host, which tells no states."""
+    agent, state = result.agent(index)
+    mode = jax.jit(lambda obs: agent.mode(state, agent.memory(env.num_envs), obs)[0])
+    seeds = np.asarray(jax.random.bits(key, (env.num_envs,)))
+    obs, reward, alive = evaluate.host_rollout(lambda obs: np.asarray(mode(obs)), env, seeds)
+    return None, obs[:, 0], reward, alive

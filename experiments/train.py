@@ -397,7 +397,7 @@ def _returns(setup: Setup, state: PyTree, step: int) -> tuple[np.ndarray, np.nda
     def act(obs: np.ndarray) -> np.ndarray:
         return np.asarray(_modes(make, setup.spec, config, state, obs))
 
-    return evaluate.host_episodes(act, env, len(setup.learners), np.asarray(_start_seeds(numbers, step, env.num_envs)))
+    return evaluate.host_episodes(act, env, np.asarray(_start_seeds(numbers, step, env.num_envs)))
 
 
 def _timing(setup: Setup, at: Progress, learners: int, begin: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -34,28 +34,47 @@ def episodes(agent: Agent, env: Env, state: PyTree, key: jax.Array) -> tuple[jax
     return total, length
 
 
-def host_episodes(
-    act: Callable[[np.ndarray], np.ndarray], env: HostEnv, learners: int, seeds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def host_episodes(act: Callable[[np.ndarray], np.ndarray], env: HostEnv, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``(returns [N, E], lengths [N, E])`` of one full episode per learner and env of a simulator on the host.
 
     ``act`` maps observations [N, E, ...] to actions [N, E, ...]; ``seeds`` uint32 [N, E] start the episodes.
     """
-    num = learners * env.num_envs
+    total, length = np.zeros(seeds.shape), np.zeros(seeds.shape, np.int32)
+    for _, reward, alive in _host_steps(act, env, seeds):
+        total += np.where(alive, reward, 0.0)
+        length += alive
+    return total, length
+
+
+def host_rollout(
+    act: Callable[[np.ndarray], np.ndarray], env: HostEnv, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``(obs, reward, alive)``, [T, E, ...], of one policy's episodes in a simulator on the host; alive as long as they last.
+
+    ``act`` maps observations [E, ...] to actions [E, ...]; ``seeds`` uint32 [E]; T is the longest episode's length.
+    """
+    steps = _host_steps(lambda obs: act(obs[0])[None], env, seeds[None])
+    obs, reward, alive = (np.stack(x)[:, 0] for x in zip(*steps, strict=True))
+    return obs, reward, alive
+
+
+def _host_steps(
+    act: Callable[[np.ndarray], np.ndarray], env: HostEnv, seeds: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """``(obs, reward, alive)`` [N, E, ...] of each step until all first episodes have ended; alive: it belongs to the first."""
+    num, shape = seeds.size, seeds.shape
     reset, step, close = env.start(num)
     try:
-        obs = reset(seeds.reshape(num))
-        total, length, alive = np.zeros(num), np.zeros(num, np.int32), np.ones(num, bool)
+        obs, alive = reset(seeds.reshape(num)), np.ones(num, bool)
         while alive.any():
-            action = act(obs.reshape(learners, env.num_envs, *obs.shape[1:]))
+            before = obs.reshape(*shape, *obs.shape[1:])
+            action = act(before)
             result = step(action.reshape(num, *action.shape[2:]))
-            total += np.where(alive, result.reward, 0.0)
-            length += alive
-            alive &= ~(result.terminated | result.truncated)
+            yield before, result.reward.reshape(shape), alive.reshape(shape)
+            alive = alive & ~(result.terminated | result.truncated)
             obs = result.obs
     finally:
         close()
-    return total.reshape(learners, -1), length.reshape(learners, -1)
 
 
 def rollout(agent: Agent, env: Env, state: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array, Step]:

@@ -199,6 +199,16 @@ def test_offline_run(rljax, recorded):
     assert code == 2 and "offline.sampling is uniform there, aw:0.1 here" in err
 
 
+def test_play_in_a_simulator_on_the_host(rljax, recorded):
+    """The pendulum is drawn as ever; its episodes are those of gymnasium."""
+    line = f"train bc gymnasium/Pendulum-v1 --data {recorded} --eval-episodes 2 --out r"
+    assert rljax(line, *TINY_OFFLINE)[0] == 0
+    code, out, _ = rljax("play r --episodes 2 --json")
+    played = json.loads(out)
+    assert code == 0 and played["lengths"] == [200, 200] and all(-1900 < x < 0 for x in played["returns"])
+    assert (rljax.folder / played["file"]).read_bytes()[:3] == b"GIF"
+
+
 @pytest.mark.parametrize("env", ["", "anything"])
 def test_offline_run_without_a_simulator(rljax, recorded, env):
     line = f"train bc {env} --data {recorded} --eval none --action-low -2 --action-high 2 --out r"
