@@ -165,8 +165,11 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
     env = result.setup.env
     if env is None:
         raise InputError("play needs an environment, this run was trained with --eval none")
-    rollout = _rollout if isinstance(env, Env) else _host_rollout
-    states, obs, reward, alive = rollout(result, seeds.index(seed), env.resize(episodes), jax.random.key(seed))
+    index, key = seeds.index(seed), jax.random.key(seed)
+    if isinstance(env, Env):
+        states, obs, reward, alive = _rollout(result, index, env.resize(episodes), key)
+    else:
+        states, obs, reward, alive = _host_rollout(result, index, env.resize(episodes), key)
     returns, lengths = np.sum(reward, 0, where=alive), alive.sum(0)
     length = lengths[0]
     states, obs = jax.tree.map(lambda x: x[:length], (states, obs))
