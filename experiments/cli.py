@@ -257,7 +257,7 @@ def show(args: list[str]) -> int:
         print(store.digest(load(given.run).state))
         return 0
     described, rows = read_settings(given.run), read_rows(given.run)
-    print(report.table(rows))
+    print(report.table(rows, report.shown(rows)))
     report.save_curve(rows, described, given.run / "curve.png")
     print(f"curve in {given.run / 'curve.png'}")
     return 0

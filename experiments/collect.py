@@ -105,8 +105,11 @@ def _reference(env: Env, expert: Result | None, seed: int) -> tuple[float, float
     agent, state = expert.agent(0)
     policies = ((_random_agent(env.spec), ()), (agent, state))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1_000), 2)
-    random, best = (_returns(*policy, many, key) for policy, key in zip(policies, keys, strict=True))
-    return float(random.mean()), float(best.mean())
+    random, best = (float(_returns(*policy, many, key).mean()) for policy, key in zip(policies, keys, strict=True))
+    if best <= random:
+        progress.say(f"the expert's return {best:.1f} is not above the random policy's {random:.1f}: no reference is kept")
+        return None
+    return random, best
 
 
 def _random_agent(spec: Spec) -> Agent:
@@ -233,4 +236,6 @@ def write(datasets: Mapping[str, Dataset], folder: Path, suffix: str, say: Calla
     for name, dataset in datasets.items():
         path, returns = folder / f"{name}{suffix}", dataset.returns
         data.save(dataset, path)
-        say(f"{path}: {len(dataset.episode)} transitions, {len(returns)} episodes, mean return {returns.mean():.1f}")
+        whole = returns[dataset.end != data.ENDS.index("cut off")]
+        mean = f"their mean return {whole.mean():.1f}" if len(whole) else "so there is no return"
+        say(f"{path}: {len(dataset.episode)} transitions, {len(whole)} whole episodes of {len(returns)}, {mean}")

@@ -35,22 +35,29 @@ def diverged(rows: Rows) -> set[tuple[int, int]]:
     return {(row["config"], row["seed"]) for row in rows if row.get("diverged")}
 
 
-def table(rows: Rows) -> str:
-    """Last and best evaluation return of each learner, and per config their IQM with its 95 % bootstrap interval.
+def shown(rows: Rows) -> str:
+    """The metric that tells most of a run: its evaluation return, or a loss if it was not evaluated."""
+    names = [name for row in rows[-1:] for name in row if name.endswith("/loss")]
+    return "eval/return" if not names or any("eval/return" in row for row in rows) else names[0]
+
+
+def table(rows: Rows, metric: str = "eval/return") -> str:
+    """Last and best value of each learner, and per config the IQM of the last with its 95 % bootstrap interval.
 
     A diverged learner is marked, counted, and left out of the IQM.
     """
-    frame, dead = scores(rows), diverged(rows)
-    lines = [f"evaluation return at step {frame.index[-1]}", f"{'config':>6} {'seed':>8} {'last':>10} {'best':>10}"]
+    frame, dead = scores(rows, metric), diverged(rows)
+    what, least = ("evaluation return", False) if metric == "eval/return" else (metric, True)
+    lines = [f"{what} at step {frame.index[-1]}", f"{'config':>6} {'seed':>8} {'last':>10} {'best':>10}"]
     for (config, seed), x in frame.items():
         mark = "  diverged" if (config, seed) in dead else ""
-        lines.append(f"{config:>6} {seed:>8} {x.iloc[-1]:>10.1f} {x.max():>10.1f}{mark}")
-    return "\n".join(lines + [summary(rows, config) for config in sorted({c for c, _ in frame.columns})])
+        lines.append(f"{config:>6} {seed:>8} {x.iloc[-1]:>10.1f} {x.min() if least else x.max():>10.1f}{mark}")
+    return "\n".join(lines + [summary(rows, config, metric) for config in sorted({c for c, _ in frame.columns})])
 
 
-def summary(rows: Rows, config: int = 0) -> str:
+def summary(rows: Rows, config: int = 0, metric: str = "eval/return") -> str:
     """One line: the IQM of the last evaluation over the seeds of a config, with its interval and what is left out of it."""
-    frame, dead = scores(rows)[config], diverged(rows)
+    frame, dead = scores(rows, metric)[config], diverged(rows)
     alive = [seed for seed in frame.columns if (config, seed) not in dead]
     num = len(frame.columns)
     note = f"; {num - len(alive)} of {num} diverged" if len(alive) < num else ""
@@ -90,8 +97,8 @@ def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
 
 
 def save_curve(rows: Rows, run: dict[str, Any], path: Path) -> None:
-    """Write `curve` of the evaluation return to ``path`` as PNG."""
-    save_png(curve(rows, "eval/return", run), path)
+    """Write `curve` of the metric that is `shown` to ``path`` as PNG."""
+    save_png(curve(rows, shown(rows), run), path)
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -173,6 +173,8 @@ def prepare(
     _check_counts(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every)
     made = _environment(env, num_envs)
     dataset = load(data) if isinstance(data, str | Path) else data
+    if not isinstance(dataset, Dataset | None):
+        raise InputError(f"data must be a data set, a path or a name, got {type(dataset).__name__}")
     spec = _spec(made, dataset, action_bounds)
     configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
     for row in configs:
@@ -183,18 +185,23 @@ def prepare(
     stack(configs)
     setup = Setup(agent, configs, made, spec, _seeds(seeds), steps, eval_every, eval_episodes, log_every)
     if dataset is None:
-        if not hasattr(configs[0], "warmup"):
-            raise InputError(f"agent {_name(agent)} learns from recorded data: give a data set with --data")
-        if not isinstance(made, Env):
-            raise InputError(f"{made.name} runs on the host, which agents can be evaluated on, but not trained")
-        return setup
+        if sampling != "uniform" or reward not in (None, Reward()):
+            raise InputError("sampling and changed rewards are for recorded data: leave them out, or give --data")
+        return _without_data(setup)
     return _with_data(setup, dataset, sampling, Reward() if reward is None else reward)
 
 
 def identity(described: dict[str, Any]) -> str:
     """16 hex digits of what identifies a run, from `Setup.describe`."""
+    return hashlib.sha256(json.dumps(_identifying(described), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identifying(described: dict[str, Any]) -> dict[str, Any]:
+    """Without what may change: a data set is known by its hash, not by the name of its file."""
     fields = {k: v for k, v in described.items() if k not in CHANGEABLE}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    if "offline" in fields:
+        fields["offline"] = {k: v for k, v in fields["offline"].items() if k != "name"}
+    return fields
 
 
 def is_run(out: Path) -> bool:
@@ -205,8 +212,7 @@ def is_run(out: Path) -> bool:
 def refuse_other(setup: Setup, out: Path) -> None:
     """Raise `InputError` if the folder holds another run, or something else."""
     if (out / "config.json").exists():
-        there = {k: v for k, v in read_settings(out).items() if k not in CHANGEABLE}
-        fields = _differences(there, setup.describe())
+        fields = _differences(_identifying(read_settings(out)), setup.describe())
         if fields:
             raise InputError(f"{out} holds another configuration ({'; '.join(fields)}): use another --out, or --fresh")
     elif is_run(out):
@@ -302,9 +308,19 @@ def _spec(env: Env | HostEnv | None, dataset: Dataset | None, bounds: tuple[floa
     return spec_of(dataset, *(bounds or ()))
 
 
+def _without_data(setup: Setup) -> Setup:
+    if not hasattr(setup.configs[0], "warmup"):
+        raise InputError(f"agent {_name(setup.agent)} learns from recorded data: give a data set with --data")
+    if not isinstance(setup.env, Env):
+        raise InputError(f"{setup.describe()['env']} runs on the host, where agents can be evaluated but not trained")
+    return setup
+
+
 def _with_data(setup: Setup, dataset: Dataset, sampling: str, reward: Reward) -> Setup:
     if hasattr(setup.configs[0], "warmup"):
         raise InputError(f"agent {_name(setup.agent)} learns from its own experience: leave out --data")
+    if not np.isfinite([x for x in asdict(reward).values() if x is not None]).all():
+        raise InputError(f"the scale, bias and failure of rewards must be finite, got {reward}")
     fitted = fit(dataset, setup.spec)
     weights.parse(sampling)
     discounts = {config.discount for config in setup.configs} if hasattr(setup.agent, "Extras") else set()

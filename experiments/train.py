@@ -327,10 +327,10 @@ def _compile(setup: Setup, at: Progress, data: Any, out: Path | None) -> Progres
     """Compile the chunk that comes next by running no iteration of it."""
     begin, loop = time.monotonic(), setup.loop(at.iteration)
     with progress.compiling("the warm-up" if loop is loops.warm_up else "the updates"):
-        state, alive, _ = jax.block_until_ready(_run_chunk(setup, at, data, 0))
+        state, _, _ = jax.block_until_ready(_run_chunk(setup, at, data, 0))
     step = at.iteration * setup.stride
     _log(out, [{"step": step, "compiled": loop.__name__, "seconds": round(time.monotonic() - begin, 2)}], "timing.jsonl")
-    return at._replace(state=state, alive=alive)
+    return at._replace(state=state)
 
 
 def _chunk(setup: Setup, at: Progress, data: Any) -> tuple[Progress, Rows]:

@@ -25,6 +25,7 @@ class Info:
     format: str
     action: Space | None = None
     reference: tuple[float, float] | None = None
+    fitted: bool = False  # whether actions are in [-1, 1], see `fit`
 
 
 class Steps(NamedTuple):
@@ -125,6 +126,8 @@ def spec_of(dataset: Dataset, low: float | None = None, high: float | None = Non
     """
     obs, action = dataset.transition.obs, dataset.transition.action
     if low is not None and high is not None:
+        if not -np.inf < low < high < np.inf:
+            raise InputError(f"the lower bound of actions must be below the upper one, and both finite, got {low} and {high}")
         space: Space | None = Array(action.shape[1:], "float32", float(low), float(high))
     else:
         space = dataset.info.action
@@ -144,6 +147,10 @@ def fit(dataset: Dataset, spec: Spec) -> Dataset:
         InputError: if observations or actions have other shapes than the spec, or an action lies outside its bounds.
     """
     name, t = dataset.info.name, dataset.transition
+    if dataset.info.fitted:
+        if dataset.info.action != spec.action or t.obs.shape[1:] != spec.obs.shape:
+            raise InputError(f"{name} was fitted to another environment: load it again")
+        return dataset
     if t.obs.shape[1:] != spec.obs.shape:
         raise InputError(f"{name} has observations of shape {t.obs.shape[1:]}, the environment has {spec.obs.shape}")
     discrete = t.action.dtype.kind == "i"
@@ -160,7 +167,7 @@ def fit(dataset: Dataset, spec: Spec) -> Dataset:
     _check_actions(name, (t.action < low - TOLERANCE) | (t.action > high + TOLERANCE), t.action, f"{low} to {high}")
     action = np.clip(2 * (t.action - low) / (high - low) - 1, -1, 1).astype(np.float32)
     transition = t._replace(obs=obs[0], next_obs=obs[1], action=action)
-    return dataset._replace(transition=transition, info=replace(dataset.info, action=spec.action))
+    return dataset._replace(transition=transition, info=replace(dataset.info, action=spec.action, fitted=True))
 
 
 def mc_returns(
@@ -172,6 +179,8 @@ def mc_returns(
     (scale * failure + bias) / (1 - discount): a time limit would make failures look better than they are
     (Cal-QL and WSRL, arXiv:2303.05479, arXiv:2412.07762).
     """
+    if not 0 <= discount < 1:
+        raise InputError(f"discount must be in [0, 1), got {discount}")
     count, start = dataset.sizes, dataset.starts
     has_dropped = dataset.length > count
     carry = np.where(has_dropped, scale * dataset.dropped + bias, 0.0)

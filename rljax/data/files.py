@@ -102,7 +102,7 @@ def _from_npz(path: Path) -> Dataset:
 
 
 def _wanted(key: str) -> bool:
-    return key in (*STEP_KEYS, *FLAGS, "next_observations")
+    return key in (*STEP_KEYS, *FLAGS, "next_observations", "cut_offs")
 
 
 def _from_arrays(path: Path, arrays: Arrays, metadata: Any, discrete: bool) -> Dataset:
@@ -119,7 +119,7 @@ def _from_arrays(path: Path, arrays: Arrays, metadata: Any, discrete: bool) -> D
     for key in needed:
         if key not in arrays:
             raise InputError(f"{path} has no key {key!r}; as {name} data it needs {', '.join(needed)}")
-    arrays = {key: arrays[key] for key in (*needed, *(["next_observations"] if "next_observations" in arrays else []))}
+    arrays = {key: arrays[key] for key in (*needed, *({"next_observations", "cut_offs"} & arrays.keys() - set(needed)))}
     _check_lengths(path, arrays)
     arrays = {key: _numbers(path, key, x) for key, x in arrays.items()}
     flags = {key: _flag(path, key, arrays[key]) for key in ("terminals", *ends)}
@@ -129,6 +129,8 @@ def _from_arrays(path: Path, arrays: Arrays, metadata: Any, discrete: bool) -> D
         terminated, timeout = flags["terminals"], flags[ends[0]]
         _check_ends(path, terminated, timeout, ends[0])
     last = timeout | (terminated & (name != "OGBench"))
+    if name == "rljax" and "cut_offs" in arrays:
+        timeout = timeout & ~_flag(path, "cut_offs", arrays["cut_offs"])
     if not last.any():
         raise InputError(f"{path} has no end of an episode: {' and '.join(flags)} are never set")
     last[-1] = True
@@ -230,11 +232,13 @@ def _numbers(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     """``x`` if it holds finite numbers."""
     if x.dtype.kind not in "biuf":
         raise InputError(f"{path}: {key!r} holds {x.dtype}, not numbers")
-    finite = np.isfinite(x).reshape(len(x), -1).all(1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(x.astype(np.float32)).reshape(len(x), -1)
     if not finite.all():
-        row = int(np.argmin(finite))
-        bad = x[row].reshape(-1)
-        raise InputError(f"{path}: {key!r} is {bad[~np.isfinite(bad)][0]} in row {row}")
+        row = int(np.argmin(finite.all(1)))
+        bad = x[row].reshape(-1)[~finite[row]][0]
+        note = ", more than float32 can hold" if np.isfinite(bad) else ""
+        raise InputError(f"{path}: {key!r} is {bad} in row {row}{note}")
     return x
 
 

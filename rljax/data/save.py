@@ -1,6 +1,7 @@
 """Write data sets in our own format: D4RL's keys, every row with its successor, and a description as JSON.
 
-The key ``rljax`` (an attribute in HDF5) holds name, action space and reference returns. Files are written whole or not at all.
+``cut_offs`` marks the rows of ``timeouts`` at which only the recording stopped. The key ``rljax`` (an attribute in HDF5)
+holds name, action space and reference returns. Files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def save(dataset: Dataset, path: str | Path) -> None:
     path, t = Path(path), dataset.transition
     if path.suffix not in SUFFIXES:
         raise InputError(f"a data set is written as one of {', '.join(SUFFIXES)}, got {path}")
+    if dataset.info.fitted:
+        raise InputError(f"{dataset.info.name} has been fitted, its actions are not in env units: save what was loaded")
     last = np.append(np.diff(dataset.episode) > 0, True)
     arrays = {
         "observations": t.obs,
@@ -39,6 +42,7 @@ def save(dataset: Dataset, path: str | Path) -> None:
         "next_observations": t.next_obs,
         "terminals": t.terminated,
         "timeouts": last & ~t.terminated,
+        "cut_offs": last & (dataset.end[dataset.episode] == ENDS.index("cut off")),
     }
     info = dataset.info
     said = json.dumps({"name": info.name, "action": _space_to_json(info.action), "reference": info.reference})

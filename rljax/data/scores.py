@@ -45,4 +45,6 @@ def normalized_score(returns: Any, bounds: str | tuple[float, float]) -> np.ndar
     pair = reference(bounds) if isinstance(bounds, str) else bounds
     if pair is None:
         raise InputError(f"there is no reference score for {bounds!r}: give (random, expert) returns")
+    if len(pair) != 2 or pair[0] == pair[1]:
+        raise InputError(f"reference returns must be two different numbers, random and expert, got {pair}")
     return 100 * (np.asarray(returns, np.float64) - pair[0]) / (pair[1] - pair[0])

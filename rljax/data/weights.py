@@ -7,7 +7,6 @@ probability in proportion to T w. Nothing corrects for it: any agent learns as i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,9 +68,13 @@ def parse(text: str) -> tuple[Callable[..., np.ndarray], float | None]:
         parameter = float(number) if number else None
     except ValueError:
         parameter = 0.0
-    most = 100.0 if name == "top" else math.inf
-    if name not in functions or (name == "uniform" and number) or (parameter is not None and not 0 < parameter <= most):
-        raise InputError(f"sampling must be uniform, rw:TEMPERATURE, aw:TEMPERATURE or top:PERCENT, got {text!r}")
+    most = 100.0 if name == "top" else 1e9
+    plain = name == "uniform" and ":" not in text
+    if not plain and not (name in ("rw", "aw", "top") and parameter is not None and 0 < parameter <= most):
+        raise InputError(
+            "sampling must be uniform, rw:TEMPERATURE or aw:TEMPERATURE (above 0), or top:PERCENT (above 0, at most 100), "
+            f"got {text!r}"
+        )
     return functions[name], parameter
 
 

@@ -61,6 +61,15 @@ def test_fit_maps_actions_and_keeps_the_rest(dataset, arrays):
     assert fitted.info.action == SPEC.action
 
 
+def test_fit_twice_is_fit_once(dataset, tmp_path):
+    fitted = data.fit(dataset, SPEC)
+    assert data.fit(fitted, SPEC) is fitted
+    with pytest.raises(InputError, match="was fitted to another environment"):
+        data.fit(fitted, Spec(SPEC.obs, Array((2,), "float32", -1.0, 1.0), 10))
+    with pytest.raises(InputError, match="has been fitted"):
+        data.save(fitted, tmp_path / "x.npz")
+
+
 def test_fit_clips_within_the_tolerance_and_refuses_beyond(dataset):
     action = dataset.transition.action
     action[6, 0] = 1.00005
@@ -137,3 +146,15 @@ def test_scores():
     assert data.normalized_score(5.0, (0.0, 10.0)) == 50
     with pytest.raises(InputError, match="no reference score for 'x'"):
         data.normalized_score(1.0, "x")
+
+
+@pytest.mark.parametrize("bounds", [(3.0, 3.0), (1.0, 2.0, 3.0)])
+def test_references_are_two_different_numbers(bounds):
+    with pytest.raises(InputError, match="must be two different numbers"):
+        data.normalized_score(1.0, bounds)
+
+
+@pytest.mark.parametrize("discount", [1.0, -0.1, float("nan")])
+def test_mc_returns_need_a_discount_below_one(dataset, discount):
+    with pytest.raises(InputError, match="discount must be in"):
+        data.mc_returns(dataset, discount)

@@ -163,6 +163,10 @@ BROKEN = {
     "unequal lengths": (lambda a: a.update(actions=a["actions"][:-1]), "'actions' has 11 rows, 'observations' has 12"),
     "nan": (lambda a: a.update(rewards=at(a["rewards"], 7, np.nan)), "'rewards' is nan in row 7"),
     "inf": (lambda a: a.update(observations=at(a["observations"], 5, np.inf)), "'observations' is inf in row 5"),
+    "overflow": (
+        lambda a: a.update(observations=at(a["observations"].astype(float), 5, 1e300)),
+        "'observations' is 1e+300 in row 5, more than float32 can hold",
+    ),
     "two terminals": (lambda a: a.update(terminals=at(a["terminals"], [3, 4], 1)), "set in rows 3 and 4"),
     "no end": (lambda a: a.update(terminals=np.zeros(12), timeouts=np.zeros(12)), "has no end of an episode"),
     "flag": (lambda a: a.update(timeouts=at(a["timeouts"], 2, 0.5)), "'timeouts' is 0.5 in row 2"),

@@ -42,9 +42,12 @@ def test_discrete_actions(dataset, tmp_path):
 
 def test_a_cut_off_episode_is_kept_apart(dataset, tmp_path):
     """Its last row is marked as an end, so two episodes never become one."""
-    cut = data.take(dataset, 9, np.random.default_rng(0))
+    cut = data.take(dataset, 1, np.random.default_rng(0))
     data.save(cut, tmp_path / "x.npz")
-    np.testing.assert_array_equal(data.load(tmp_path / "x.npz").length, cut.length)
+    again = data.load(tmp_path / "x.npz")
+    np.testing.assert_array_equal(again.length, cut.length)
+    np.testing.assert_array_equal(again.end, cut.end)
+    assert data.ENDS[cut.end[-1]] == "cut off"
 
 
 def test_a_failure_leaves_nothing(dataset, tmp_path, monkeypatch):

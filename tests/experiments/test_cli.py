@@ -215,6 +215,8 @@ def test_offline_run_without_a_simulator(rljax, recorded, env):
     code, out, err = rljax(line, *TINY_OFFLINE)
     assert code == 0 and "it was not evaluated" in out, err
     assert len(rljax("show r --params-hash")[1]) == 65
+    code, out, _ = rljax("show r")
+    assert code == 0 and "actor/loss at step 40" in out
     code, _, err = rljax("play r")
     assert code == 2 and "play needs an environment" in err
 

@@ -10,18 +10,17 @@ from rljax import data, envs, evaluate
 from rljax.agents import sac
 from rljax.base import InputError
 from rljax.config import override
+from rljax.experiments import presets
 from rljax.experiments.collect import collect, mix_files, possible
 from rljax.experiments.train import load, train
-
-TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 100})
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run; its replay is full once around."""
+    """A run that has learned a little; its replay has been filled more than once."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    config = override(TINY, {"capacity": 300})
-    train(sac, config, "pendulum", seeds=2, steps=500, eval_every=500, eval_episodes=2, out=out)
+    config = override(presets.find("sac", "pendulum").config, {"capacity": 2000})
+    train(sac, config, "pendulum", steps=3100, eval_every=3100, eval_episodes=2, out=out)
     return out
 
 
@@ -62,10 +61,11 @@ def test_expert_acts_as_the_first_seeds_policy(made, run):
 
 
 def test_replay_is_what_the_run_saw_oldest_first(made, run):
-    """The ring of 300 transitions after 500 steps: steps 200 to 500, of which the last are the newest."""
+    """The ring of 2000 transitions after 3100 steps: from the middle of an episode to the middle of another."""
     dataset = made["medium-replay"]
-    assert len(dataset.episode) == 300
-    np.testing.assert_array_equal(dataset.length, [200, 100])
+    assert len(dataset.episode) == 2000
+    np.testing.assert_array_equal(dataset.length, [100, *[200] * 9, 100])
+    assert data.ENDS[dataset.end[-1]] == "cut off"
 
 
 def test_references(made, run):
@@ -120,3 +120,11 @@ def test_refusals(changes, sentence):
 def test_a_run_on_another_env_is_refused(run):
     with pytest.raises(InputError, match="was trained on other spaces"):
         collect(envs.make("brax/hopper"), run, kinds=["expert"])
+
+
+def test_an_expert_worse_than_random_is_no_reference(tmp_path, capsys):
+    """It is said, and normalised scores are not turned upside down."""
+    train(sac, sac.Config(actor_width=8, critic_width=8), "pendulum", steps=1, eval_episodes=2, out=tmp_path / "run")
+    made = collect(envs.make("pendulum"), tmp_path / "run", kinds=["expert"], steps=100)
+    assert made["expert"].info.reference is None
+    assert "is not above the random policy's" in capsys.readouterr().out

@@ -225,6 +225,28 @@ def test_data_is_an_argument_and_not_a_constant(compilations):
     assert not [name for name in names if "run" in name]
 
 
+def test_a_name_does_not_identify_the_data(whole):
+    """A copy of the file under another name goes on with the same run."""
+    dataset = recorded()
+    before = contents(whole)
+    short(whole, dataset=dataset._replace(info=Info("copy", "rljax")))
+    assert contents(whole) == before
+
+
+def test_a_seed_that_is_never_finite_is_told(capsys):
+    """Also when the first parameters are not."""
+    dataset = recorded()
+    t = dataset.transition._replace(obs=np.full_like(dataset.transition.obs, np.nan))
+    assert short(dataset=dataset._replace(transition=t)).diverged == (True, True)
+    assert "seed 0 diverged by step 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [{"sampling": "top:10"}, {"reward": Reward(2.0)}])
+def test_what_is_for_data_is_refused_without(changes):
+    with pytest.raises(InputError, match="are for recorded data: leave them out"):
+        train(sac, None, "pendulum", **changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -236,6 +258,12 @@ def test_data_is_an_argument_and_not_a_constant(compilations):
         ({"env": "brax/hopper"}, "recorded has observations of shape (3,), the environment has (11,)"),
         ({"action_bounds": (-1.0, 1.0)}, "leave out --action-low and --action-high"),
         ({"env": None}, "does not say its actions' bounds"),
+        ({"env": None, "action_bounds": (2.0, -2.0)}, "the lower bound of actions must be below the upper one"),
+        ({"env": None, "action_bounds": (-2.0, float("nan"))}, "and both finite, got -2.0 and nan"),
+        ({"reward": Reward(float("nan"))}, "the scale, bias and failure of rewards must be finite"),
+        ({"sampling": "aw"}, "sampling must be uniform, rw:TEMPERATURE"),
+        ({"sampling": "rw:inf"}, "sampling must be uniform, rw:TEMPERATURE"),
+        ({"dataset": 3}, "data must be a data set, a path or a name, got int"),
         ({"env": None, "action_bounds": (-1.0, 1.0)}, "lies outside the bounds"),
         ({"env": "gymnasium/Nope-v1"}, "gymnasium cannot make gymnasium/Nope-v1"),
         (
