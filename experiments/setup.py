@@ -292,7 +292,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(seeds, int) and seeds > 0:
         return tuple(range(seeds))
     given = [] if isinstance(seeds, int | str) else list(seeds)
-    numbers = tuple(sorted(x for x in given if isinstance(x, int) and 0 <= x < 2**32 - 10_000))
+    numbers = tuple(sorted(int(x) for x in given if isinstance(x, int | np.integer) and 0 <= x < 2**32 - 10_000))
     if not numbers or len(set(numbers)) < len(given):
         raise InputError(f"seeds must be a number above 0, or distinct numbers from 0 to {2**32 - 10_001}, got {seeds!r}")
     return numbers

@@ -381,3 +381,7 @@ def test_arguments_of_the_wrong_kind(arguments, sentence):
 def test_numbers_of_the_wrong_kind(changes):
     with pytest.raises(InputError, match=next(iter(changes))):
         short(**changes)
+
+
+def test_seeds_may_be_an_array():
+    assert prepare(sac, TINY, "pendulum", seeds=np.arange(3), steps=1, eval_every=1, eval_episodes=1).seeds == (0, 1, 2)
