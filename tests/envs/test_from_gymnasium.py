@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rljax import envs
+from rljax import envs, evaluate
 from rljax.base import Array, Discrete, HostEnv, InputError
 
 LIMIT, END = 5, 3
@@ -63,6 +63,22 @@ def test_actions_are_mapped_to_the_env_units(counter):
     reset(np.array([0, 0], np.uint32))
     np.testing.assert_allclose(step(np.array([[-1, 1], [0.5, 0]], np.float32)).reward, [-2 + 10, 1 + 5])
     close()
+
+
+def test_an_evaluation_counts_first_episodes_only(counter):
+    """Episodes of 5 and 3 steps at a reward of 5: what comes after the shorter one's end is not counted."""
+
+    def act(obs):
+        return np.zeros((*obs.shape[:-1], 2), np.float32)
+
+    seeds = np.array([[0, 1]], np.uint32)
+    returns, lengths = evaluate.host_episodes(act, counter, seeds)
+    np.testing.assert_allclose(returns, [[25, 15]])
+    np.testing.assert_array_equal(lengths, [[5, 3]])
+    obs, reward, alive = evaluate.host_rollout(act, counter, seeds[0])
+    np.testing.assert_array_equal(alive.sum(0), [5, 3])
+    np.testing.assert_array_equal(obs[:, 0, 0], range(5))
+    assert reward.shape == (5, 2)
 
 
 @pytest.mark.parametrize(
