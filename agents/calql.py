@@ -16,7 +16,7 @@ import jax
 from rljax import conservative, heads, normalize
 from rljax.actor_critic import Metrics, act, mode, networks
 from rljax.base import Agent, Array, Batch, Spec, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.conservative import State
 
 
@@ -56,7 +56,7 @@ class Config:
     constraint: Callable = static(  # a fixed weight on the gap, or a multiplier that keeps it at target_gap
         conservative.lagrange, choices={"fixed": conservative.fixed, "lagrange": conservative.lagrange}
     )
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
     obs_stats: Callable = static(normalize.fixed, choices=normalize.CHOICES)  # observation normalisation
 
 

@@ -20,7 +20,7 @@ import optax
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, normalized
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.optim import Model, descend, model, polyak
 
 
@@ -38,7 +38,7 @@ class Config:
     layer_norm: bool = static(False)  # LayerNorm before each ReLU
     num_critics: int = static(2, "[1, inf)")  # size of the critic ensemble; targets take the minimum over all
     batch_size: int = static(256, "[1, inf)")  # transitions per gradient step
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
     obs_stats: Callable = static(normalize.dataset, choices=normalize.CHOICES)  # observation normalisation
 
 
@@ -46,7 +46,7 @@ class Networks(NamedTuple):
     """The critics, and the head that decodes their outputs [N, B, A, size]."""
 
     critic: nets.Critic
-    head: heads.Scalar
+    head: heads.Head
 
 
 class State(NamedTuple):
@@ -72,7 +72,8 @@ def networks(config: Config, num_actions: int) -> Networks:
 def init(config: Config, spec: Spec, key: jax.Array) -> State:
     """Fresh critics."""
     stats = normalize.init(spec.obs)
-    critic = networks(config, spec.action.n).critic.init(key, normalize.apply(stats, example(spec.obs, 1)))
+    net = networks(config, spec.action.n)
+    critic = nets.init(net.critic, net.head, key, normalize.apply(stats, example(spec.obs, 1)))
     return State(model(optax.adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats)
 
 
@@ -107,20 +108,24 @@ def make(spec: Spec, config: Config) -> Agent:
 
 
 def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
-    online, target = (net.head.value(net.critic.apply(p, t.next_obs)).min(0) for p in (state.critic.params, state.target))
-    value = jnp.take_along_axis(target, online.argmax(-1)[:, None], 1)[:, 0]
-    target = losses.td_target(t.reward, t.terminated, value, config.discount)
+    best = net.head.value(net.critic.apply(state.critic.params, t.next_obs)).min(0).argmax(-1)
+    value, out = losses.least(net.head, _chosen(net.critic.apply(state.target, t.next_obs), best))
+    target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         out = net.critic.apply(params, t.obs)
-        chosen = jnp.take_along_axis(out, t.action[None, :, None, None], 2)[:, :, 0]
-        td = losses.critic_loss(net.head, chosen, target)
-        q = net.head.value(chosen)
-        gap = (jax.nn.logsumexp(net.head.value(out), -1) - q).mean(-1)
-        return td + config.penalty * gap.sum(), {"critic/loss": td, "critic/gap": gap.mean(), "critic/q": q.mean()}
+        chosen = _chosen(out, t.action)
+        td, metrics = losses.critic_loss(net.head, chosen, target)
+        gap = (jax.nn.logsumexp(net.head.value(out), -1) - net.head.value(chosen)).mean(-1)
+        return td + config.penalty * gap.sum(), metrics | {"critic/gap": gap.mean()}
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
+
+
+def _chosen(out: jax.Array, action: jax.Array) -> jax.Array:
+    """``[N, B, size]`` of outputs [N, B, A, size] for actions [B]."""
+    return jnp.take_along_axis(out, action[None, :, None, None], 2)[:, :, 0]
 
 
 def _num_actions(config: Config, state: State) -> int:

@@ -21,7 +21,7 @@ import optax
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Array, Batch, Spec, Transition, example, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.optim import Model, cosine, descend, model, polyak
 
 
@@ -39,15 +39,15 @@ def official(config: Config, net: Networks, state: State, t: Transition) -> tupl
     """The authors' order: V, then the actor on the new V, then Q towards the new V, then its target."""
     q = _target_q(net, state, t)
     state, value_metrics = _value_step(config, net, state, t, q)
-    state, actor_metrics = _actor_step(config, net, state, t, q - _v(net, state, t.obs))
-    state, critic_metrics = _critic_step(config, net, state, t, _v(net, state, t.next_obs))
+    state, actor_metrics = _actor_step(config, net, state, t, q - _v(config, net, state, t.obs))
+    state, critic_metrics = _critic_step(config, net, state, t, _v(config, net, state, t.next_obs))
     return state, critic_metrics | value_metrics | actor_metrics
 
 
 def corl(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
     """CORL's order: V, then Q towards the old V, then its target, then the actor on the advantage before the update."""
-    q, next_value = _target_q(net, state, t), _v(net, state, t.next_obs)
-    advantage = q - _v(net, state, t.obs)
+    q, next_value = _target_q(net, state, t), _v(config, net, state, t.next_obs)
+    advantage = q - _v(config, net, state, t.obs)
     state, value_metrics = _value_step(config, net, state, t, q)
     state, critic_metrics = _critic_step(config, net, state, t, next_value)
     state, actor_metrics = _actor_step(config, net, state, t, advantage)
@@ -89,7 +89,8 @@ class Config:
     policy: Callable = static(  # with learned deviation, or by least squares
         gaussian, choices={"gaussian": gaussian, "deterministic": deterministic}
     )
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
+    value_head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how V is encoded; its loss is the expectile's
     obs_stats: Callable = static(normalize.fixed, choices=normalize.CHOICES)  # observation normalisation
 
 
@@ -103,7 +104,7 @@ def networks(config: Config, action_dim: int) -> Networks:
     """Actor, critics and value for ``action_dim`` action dimensions."""
     actor = nets.BoundedGaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
     sizes = (config.critic_width, config.critic_depth, config.layer_norm)
-    return Networks(actor, nets.ensemble(config.num_critics)(config.head.size, *sizes), config.head, nets.Critic(1, *sizes))
+    return Networks(actor, nets.ensemble(config.num_critics)(config.head.size, *sizes), config.head, nets.Critic(config.value_head.size, *sizes))
 
 
 def init(config: Config, spec: Spec, key: jax.Array) -> State:
@@ -111,11 +112,11 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     key_actor, key_critic, key_value = jax.random.split(key, 3)
     stats, action = normalize.init(spec.obs), example(spec.action, 1).astype(float)
     net, obs = networks(config, action.shape[-1]), normalize.apply(stats, example(spec.obs, 1))
-    critic = net.critic.init(key_critic, obs, action)
+    critic = nets.init(net.critic, net.head, key_critic, obs, action)
     return State(
         actor=model(_actor_optimizer(config), net.actor.init(key_actor, obs)),
         critic=model(optax.adam(config.critic_lr), critic),
-        value=model(optax.adam(config.value_lr), net.value.init(key_value, obs)),
+        value=model(optax.adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
         target=jax.tree.map(jnp.copy, critic),
         stats=stats,
     )
@@ -156,9 +157,7 @@ def _value_step(config: Config, net: Networks, state: State, t: Transition, q: j
     """One Adam step of V on the expectile loss of ``q`` - V (eq. 5)."""
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
-        v = net.value.apply(params, t.obs)[:, 0]
-        value = losses.expectile_loss(q - v, config.expectile).mean()
-        return value, {"value/loss": value, "value/v": v.mean()}
+        return losses.expectile_loss(config.value_head, net.value.apply(params, t.obs), q, config.expectile)
 
     value, metrics = descend(optax.adam(config.value_lr), loss, state.value)
     return state._replace(value=value), metrics
@@ -169,9 +168,7 @@ def _critic_step(config: Config, net: Networks, state: State, t: Transition, nex
     target = losses.td_target(t.reward, t.terminated, next_value, config.discount)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
-        out = net.critic.apply(params, t.obs, t.action)
-        value = losses.critic_loss(net.head, out, target)
-        return value, {"critic/loss": value, "critic/q": net.head.value(out).mean()}
+        return losses.critic_loss(net.head, net.critic.apply(params, t.obs, t.action), target)
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
@@ -195,8 +192,8 @@ def _target_q(net: Networks, state: State, t: Transition) -> jax.Array:
     return net.head.value(net.critic.apply(state.target, t.obs, t.action)).min(0)
 
 
-def _v(net: Networks, state: State, obs: jax.Array) -> jax.Array:
-    return net.value.apply(state.value.params, obs)[:, 0]
+def _v(config: Config, net: Networks, state: State, obs: jax.Array) -> jax.Array:
+    return config.value_head.value(net.value.apply(state.value.params, obs))
 
 
 def _policy(config: Config, state: State, obs: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ import optax
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.optim import Model, descend, model, polyak
 
 
@@ -43,7 +43,8 @@ class Config:
     layer_norm: bool = static(False)  # LayerNorm before each ReLU
     num_critics: int = static(2, "[1, inf)")  # size of the critic ensemble; the minimum over all is used
     batch_size: int = static(256, "[1, inf)")  # transitions per gradient step
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
+    value_head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how V is encoded; its loss is the expectile's
     obs_stats: Callable = static(normalize.fixed, choices=normalize.CHOICES)  # observation normalisation
 
 
@@ -68,7 +69,7 @@ def networks(config: Config, num_actions: int) -> Networks:
     actor = nets.CategoricalPolicy(num_actions, config.actor_width, config.actor_depth, config.layer_norm)
     sizes = (config.critic_width, config.critic_depth, config.layer_norm)
     critic = nets.ensemble(config.num_critics)(config.head.size, *sizes, num_actions)
-    return Networks(actor, critic, config.head, nets.Critic(1, *sizes))
+    return Networks(actor, critic, config.head, nets.Critic(config.value_head.size, *sizes))
 
 
 def init(config: Config, spec: Spec, key: jax.Array) -> State:
@@ -76,11 +77,11 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     key_actor, key_critic, key_value = jax.random.split(key, 3)
     stats = normalize.init(spec.obs)
     net, obs = networks(config, spec.action.n), normalize.apply(stats, example(spec.obs, 1))
-    critic = net.critic.init(key_critic, obs)
+    critic = nets.init(net.critic, net.head, key_critic, obs)
     return State(
         actor=model(optax.adam(config.actor_lr), net.actor.init(key_actor, obs)),
         critic=model(optax.adam(config.critic_lr), critic),
-        value=model(optax.adam(config.value_lr), net.value.init(key_value, obs)),
+        value=model(optax.adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
         target=jax.tree.map(jnp.copy, critic),
         stats=stats,
     )
@@ -121,12 +122,10 @@ def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[S
         return jnp.take_along_axis(net.critic.apply(params, t.obs), t.action[None, :, None, None], 2)[:, :, 0]
 
     def v(obs: jax.Array) -> jax.Array:
-        return net.value.apply(state.value.params, obs)[:, 0]
+        return config.value_head.value(net.value.apply(state.value.params, obs))
 
     def value_loss(params: dict) -> tuple[jax.Array, Metrics]:
-        values = net.value.apply(params, t.obs)[:, 0]
-        value = losses.expectile_loss(q - values, config.expectile).mean()
-        return value, {"value/loss": value, "value/v": values.mean()}
+        return losses.expectile_loss(config.value_head, net.value.apply(params, t.obs), q, config.expectile)
 
     def actor_loss(params: dict) -> tuple[jax.Array, Metrics]:
         log_prob = -optax.softmax_cross_entropy_with_integer_labels(net.actor.apply(params, t.obs), t.action)
@@ -134,9 +133,7 @@ def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[S
         return value, {"actor/loss": value, "actor/weight": weight.mean()}
 
     def critic_loss(params: dict) -> tuple[jax.Array, Metrics]:
-        out = chosen(params)
-        value = losses.critic_loss(net.head, out, target)
-        return value, {"critic/loss": value, "critic/q": net.head.value(out).mean()}
+        return losses.critic_loss(net.head, chosen(params), target)
 
     q = net.head.value(chosen(state.target)).min(0)
     value, value_metrics = descend(optax.adam(config.value_lr), value_loss, state.value)

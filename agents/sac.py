@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from rljax import actor_critic, heads, losses, normalize
 from rljax.actor_critic import Metrics, State, act, mode, networks
 from rljax.base import Agent, Array, Batch, Spec, Transition, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 
 
 @config
@@ -42,7 +42,7 @@ class Config:
     batch_size: int = static(256, "[1, inf)")  # transitions per critic step
     warmup: int = static(5_000, "[1, inf)")  # env steps with uniform random actions before learning (CleanRL)
     capacity: int = static(1_000_000, "[1, inf)")  # transitions kept for replay; never more than the run has steps
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
     obs_stats: Callable = static(  # observation normalisation: none, or with running statistics
         normalize.fixed, choices={"fixed": normalize.fixed, "running": normalize.running}
     )
@@ -69,8 +69,8 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
 
     def critic_step(state: State, x: tuple[Transition, jax.Array]) -> tuple[State, Metrics]:
         t, key = x
-        value = actor_critic.soft_value(net, state, t.next_obs, key)
-        target = losses.td_target(t.reward, t.terminated, value, config.discount)
+        value, out = actor_critic.soft_value(net, state, t.next_obs, key)
+        target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
         return actor_critic.critic_step(config, net, state, t, target)
 
     num = transitions.reward.shape[0]

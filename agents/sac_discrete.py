@@ -19,7 +19,7 @@ import optax
 from rljax import actor_critic, heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, State
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.optim import descend, polyak
 
 
@@ -44,7 +44,7 @@ class Config:
     batch_size: int = static(256, "[1, inf)")  # transitions per critic step
     warmup: int = static(1_000, "[1, inf)")  # env steps with uniform random actions before learning
     capacity: int = static(1_000_000, "[1, inf)")  # transitions kept for replay; never more than the run has steps
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
     obs_stats: Callable = static(  # observation normalisation: none, or with running statistics
         normalize.fixed, choices={"fixed": normalize.fixed, "running": normalize.running}
     )
@@ -106,15 +106,14 @@ def make(spec: Spec, config: Config) -> Agent:
 
 def _critic_step(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
     log_probs = jax.nn.log_softmax(net.actor.apply(state.actor.params, t.next_obs))
-    q = net.head.value(net.critic.apply(state.target, t.next_obs)).min(0)
+    q, out = losses.least(net.head, net.critic.apply(state.target, t.next_obs))
     value = (jnp.exp(log_probs) * (q - jnp.exp(state.alpha.params) * log_probs)).sum(-1)
-    target = losses.td_target(t.reward, t.terminated, value, config.discount)
+    mixture = jax.nn.logsumexp(jax.nn.log_softmax(out) + log_probs[..., None], 1)  # for heads with distributions
+    target = losses.backup(net.head, t.reward, t.terminated, value, mixture, config.discount)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         out = net.critic.apply(params, t.obs)
-        out = jnp.take_along_axis(out, t.action[None, :, None, None], 2)[:, :, 0]
-        value = losses.critic_loss(net.head, out, target)
-        return value, {"critic/loss": value, "critic/q": net.head.value(out).mean()}
+        return losses.critic_loss(net.head, jnp.take_along_axis(out, t.action[None, :, None, None], 2)[:, :, 0], target)
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics

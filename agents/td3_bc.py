@@ -20,7 +20,7 @@ import optax
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Array, Batch, Spec, Transition, example, no_memory
-from rljax.config import check_action, check_ranges, config, leaf, static
+from rljax.config import check_action, check_ranges, choice, config, leaf, static
 from rljax.optim import Model, descend, model, polyak
 
 
@@ -44,7 +44,7 @@ class Config:
     num_critics: int = static(2, "[1, inf)")  # size of the critic ensemble
     policy_delay: int = static(2, "[1, inf)")  # critic steps per actor step
     batch_size: int = static(256, "[1, inf)")  # transitions per critic step
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})  # how critics encode values
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)  # how critics encode values
     obs_stats: Callable = static(normalize.dataset, choices=normalize.CHOICES)  # observation normalisation
 
 
@@ -76,7 +76,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     key_actor, key_critic = jax.random.split(key)
     stats, action = normalize.init(spec.obs), example(spec.action, 1).astype(float)
     net, obs = networks(config, action.shape[-1]), normalize.apply(stats, example(spec.obs, 1))
-    actor, critic = net.actor.init(key_actor, obs), net.critic.init(key_critic, obs, action)
+    actor, critic = net.actor.init(key_actor, obs), nets.init(net.critic, net.head, key_critic, obs, action)
     return State(
         actor=model(optax.adam(config.actor_lr), actor),
         critic=model(optax.adam(config.critic_lr), critic),
@@ -131,13 +131,11 @@ def _critic_step(config: Config, net: Networks, state: State, x: tuple[Transitio
     noise = config.target_noise * jax.random.normal(key, t.action.shape, t.action.dtype)
     noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
     next_action = jnp.clip(net.actor.apply(state.target_actor, t.next_obs) + noise, -1, 1)
-    value = net.head.value(net.critic.apply(state.target, t.next_obs, next_action)).min(0)
-    target = losses.td_target(t.reward, t.terminated, value, config.discount)
+    value, out = losses.least(net.head, net.critic.apply(state.target, t.next_obs, next_action))
+    target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
-        out = net.critic.apply(params, t.obs, t.action)
-        value = losses.critic_loss(net.head, out, target)
-        return value, {"critic/loss": value, "critic/q": net.head.value(out).mean()}
+        return losses.critic_loss(net.head, net.critic.apply(params, t.obs, t.action), target)
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic), metrics

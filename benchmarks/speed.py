@@ -34,9 +34,9 @@ def product() -> Callable[[], Any]:
     return lambda: run(a)
 
 
-def updates(seeds: int) -> Callable[[], Any]:
+def updates(seeds: int, config: sac.Config = CONFIG) -> Callable[[], Any]:
     """32 updates for each seed."""
-    agent = sac.make(HOPPER, CONFIG)
+    agent = sac.make(HOPPER, config)
 
     def body(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         keys = jax.random.split(key, 5)

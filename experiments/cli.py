@@ -111,6 +111,9 @@ class Play:
     out: Path | None = None  # the file to draw into [RUN/play.gif, .html or .png, as the environment can]
 
 
+INNER = "__"  # the dot of "head.low", in the name of a form's field
+
+
 def main() -> None:
     """The console command; exits with 0, with 2 after a user's mistake, with 130 if it was stopped."""
     try:
@@ -146,7 +149,8 @@ def run(args: Sequence[str]) -> int:
 
 def train(args: list[str]) -> int:
     """``rljax train``: 0 when the run is finished, 130 when it was stopped before."""
-    given, dataset = _parse_train(args)
+    given, dataset, preset = _parse_train(args)
+    from rljax.experiments import presets, progress
     from rljax.experiments import train as training
     from rljax.experiments.setup import Reward, identity
 
@@ -160,11 +164,15 @@ def train(args: list[str]) -> int:
         "reward": Reward(given.reward_scale, given.reward_bias, given.reward_failure),
         "action_bounds": None if given.action_low is None else (given.action_low, given.action_high),
     }
-    config, agent = _read_form(given), find_agent(given.agent)
-    env = None if given.eval == "none" else given.env
-    setup = training.prepare(agent, config, env, **kwargs)
+    agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
+    setup = training.prepare(agent, _read_form(given, preset.config), env, **kwargs)
+    config, said = presets.with_supports(setup, preset)
+    setup = dataclasses.replace(setup, configs=(config,))
     _compilation_cache()
     out = given.out or Path("runs") / _run_name(setup, identity(setup.describe()))
+    if not out.exists():
+        for sentence in said:
+            progress.say(sentence)
     result = training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs)
     if result.step < given.steps:
         return 130
@@ -324,8 +332,8 @@ def parse_shares(text: str) -> dict[str, float]:
     return shares
 
 
-def _parse_train(args: list[str]) -> tuple[Train, Any]:
-    """The arguments of ``rljax train``, and the data set: with AGENT and ENV it decides which preset gives the defaults."""
+def _parse_train(args: list[str]) -> tuple[Train, Any, Any]:
+    """The arguments of ``rljax train``, the data set, and the preset: that for AGENT and ENV, or AGENT and the data set."""
     from rljax.experiments import presets
 
     names, wants_help = _positionals(args), {"-h", "--help"} & set(args)
@@ -338,7 +346,7 @@ def _parse_train(args: list[str]) -> tuple[Train, Any]:
         raise InputError(f"rljax train takes AGENT and ENV, and does not know what to do with {names[2]!r}")
     agent = find_agent(names[0])
     for name in (arg.split("=")[0].removeprefix("--config.") for arg in args if arg.startswith("--config.")):
-        override(agent.Config(), {name.replace("-", "_"): getattr(agent.Config(), name.replace("-", "_"), None)})
+        _require_field(agent.Config(), name.replace("-", "_"))
     dataset = None if wants_help else _dataset(_value(args, "--data"))
     env = names[1] if len(names) > 1 else ("none" if no_env else "pendulum")
     preset = presets.find(names[0], env, dataset)
@@ -355,7 +363,27 @@ def _parse_train(args: list[str]) -> tuple[Train, Any]:
         reward_failure=preset.reward.failure,
     )
     args = ["--help"] if wants_help else args if len(names) > 1 else [names[0], env, *(a for a in args if a != names[0])]
-    return _tyro(Train[type(defaults.config)], args, "rljax train", defaults), dataset  # type: ignore[misc]
+    given = _tyro(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
+    return given, dataset, preset
+
+
+def _require_field(config: Any, path: str) -> None:
+    """Raise `InputError` unless ``config``, or one of the choices for a config within it, has the field."""
+    name, _, inner = path.partition(".")
+    override(config, {name: getattr(config, name, None)})
+    if inner and inner not in _inner_fields(config, name):
+        known = ", ".join(_inner_fields(config, name)) or "none"
+        raise InputError(f"config.{name} has no field {inner!r}: its fields are {known}")
+
+
+def _inner_fields(config: Any, name: str) -> dict[str, tuple[Any, str]]:
+    """``{field: (type, comment)}`` of all choices for the config within ``config`` called ``name``."""
+    choices = next(f.metadata.get("choices") or {} for f in dataclasses.fields(config) if f.name == name)
+    found = {}
+    for choice in filter(dataclasses.is_dataclass, choices.values()):
+        for field, kind, comment in _described(type(choice)):
+            found.setdefault(field.name, (_as_names(field, kind), comment))
+    return found
 
 
 def _dataset(name: str | None) -> Any:
@@ -389,21 +417,40 @@ def _positionals(args: list[str]) -> list[str]:
 
 def _form(config: Any) -> Any:
     """``config`` as a dataclass that tyro can fill: choices as their names, comments as help."""
-    source = inspect.getsource(type(config))
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.MULTILINE))
     values, fields = {}, []
-    for field in dataclasses.fields(config):
-        choices, value = field.metadata.get("choices"), getattr(config, field.name)
-        kind: Any = inspect.get_annotations(type(config), eval_str=True)[field.name]
-        if choices:
-            kind, value = Literal[tuple(choices)], next(k for k, v in choices.items() if v is value or v == value)
-        fields.append((field.name, kind, dataclasses.field(metadata={"help": comments.get(field.name, "")})))
-        values[field.name] = value
+    for field, kind, comment in _described(type(config)):
+        value, choices = getattr(config, field.name), field.metadata.get("choices") or {}
+        values[field.name] = next((k for k, v in choices.items() if _same_choice(v, value)), value)
+        fields.append((field.name, Annotated[_as_names(field, kind), tyro.conf.arg(help=comment)]))
+        if dataclasses.is_dataclass(value):
+            for inner, (inner_kind, help_) in _inner_fields(config, field.name).items():
+                name = f"{field.name}.{inner}"
+                values[name.replace(".", INNER)] = None
+                option = tyro.conf.arg(name=name, help=help_)
+                fields.append((name.replace(".", INNER), Annotated[inner_kind | None, option]))
     return dataclasses.make_dataclass("Config", fields, frozen=True)(**values)
 
 
-def _read_form(given: Train) -> Any:
-    return override(find_agent(given.agent).Config(), vars(given.config))
+def _described(config: type) -> list[tuple[Any, Any, str]]:
+    """``(field, type, comment)`` of each field."""
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(config), re.MULTILINE))
+    kinds = inspect.get_annotations(config, eval_str=True)
+    return [(field, kinds[field.name], comments.get(field.name, "")) for field in dataclasses.fields(config)]
+
+
+def _as_names(field: Any, kind: Any) -> Any:
+    return Literal[tuple(field.metadata["choices"])] if field.metadata.get("choices") else kind
+
+
+def _same_choice(choice: Any, value: Any) -> bool:
+    """Whether ``value`` is what ``choice`` stands for; of a config within the config, only the kind matters."""
+    return type(choice) is type(value) if dataclasses.is_dataclass(choice) else choice is value or choice == value
+
+
+def _read_form(given: Train, preset: Any) -> Any:
+    """``preset`` with what was given instead."""
+    there = vars(_form(preset))
+    return override(preset, {k.replace(INNER, "."): v for k, v in vars(given.config).items() if v != there[k]})
 
 
 def _tyro(command: Any, args: list[str], prog: str, defaults: Any = None) -> Any:

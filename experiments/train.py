@@ -238,7 +238,7 @@ def _run(setup: Setup, out: Path | None) -> Result:
     if not rows:
         rows += _log(out, _evaluate(setup, at))
         _say_scores(0, rows)
-    saved, compiled = time.monotonic(), set()
+    saved, compiled, warned = time.monotonic(), set(), bool(_clipped(setup, rows))
     with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals() as stopped:
         while at.iteration < setup.total and not stopped():
             loop = setup.loop(at.iteration)
@@ -257,10 +257,26 @@ def _run(setup: Setup, out: Path | None) -> Result:
             rows += _log(out, new)
             _log(out, [timing], "timing.jsonl")
             _show(bar, at.iteration * stride, new)
+            if not warned and (sentence := _clipped(setup, new)):
+                warned = True
+                progress.say(sentence)
     if at.iteration < setup.total:
         progress.say(f"stopped at step {at.iteration * stride}; the same command continues from there")
     dead = tuple((~np.asarray(at.alive)).tolist())
     return Result(setup, at.iteration * stride, rows, at.state.agent, dead, out)
+
+
+def _clipped(setup: Setup, rows: Rows) -> str:
+    """A sentence on the first row in which more than 1 % of the targets lay outside the support of their head, or ""."""
+    for row in rows:
+        for name, part in (("critic/clipped", "head"), ("value/clipped", "value_head")):
+            if row.get(name, 0.0) > 0.01:
+                head = getattr(setup.configs[row["config"]], part)
+                return (
+                    f"by step {row['step']}, {100 * row[name]:.0f} % of the targets of seed {row['seed']} lay outside the support "
+                    f"[{head.low:g}, {head.high:g}] and were clipped to it: widen config.{part}.low and config.{part}.high"
+                )
+    return ""
 
 
 def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:

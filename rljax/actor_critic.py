@@ -15,6 +15,7 @@ import optax
 
 from rljax import losses, nets, normalize
 from rljax.base import Batch, Spec, Transition, example
+from rljax.heads import Head
 from rljax.optim import Model, descend, log_multiplier, model, polyak
 
 PyTree = Any
@@ -36,7 +37,7 @@ class Networks(NamedTuple):
 
     actor: nn.Module
     critic: nn.Module
-    head: Any
+    head: Head
     value: nn.Module | None = None
 
 
@@ -66,7 +67,7 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: 
     key_actor, key_critic = jax.random.split(key)
     stats = normalize.init(spec.obs)
     obs = normalize.apply(stats, example(spec.obs, 1))
-    critic = networks.critic.init(key_critic, obs, *actions)
+    critic = nets.init(networks.critic, networks.head, key_critic, obs, *actions)
     return State(
         actor=model(optax.adam(config.actor_lr), networks.actor.init(key_actor, obs)),
         critic=model(optax.adam(config.critic_lr), critic),
@@ -87,21 +88,22 @@ def normalized(config: Any, state: Any, batch: Batch) -> tuple[Any, Transition]:
     return state._replace(stats=stats), t
 
 
-def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    """V(s) [B] = min over target critics of Q(s, a) - alpha log pi(a|s), one a ~ pi (eq. 3)."""
+def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(V(s) [B], out [B, size])``: min over target critics of Q(s, a) - alpha log pi(a|s), one a ~ pi (eq. 3).
+
+    ``out`` are the outputs of the critic of least value.
+    """
     mean, log_std = networks.actor.apply(state.actor.params, obs)
     action, log_prob = nets.sample_tanh_gaussian(mean, log_std, key)
-    q = networks.head.value(networks.critic.apply(state.target, obs, action)).min(0)
-    return q - jnp.exp(state.alpha.params) * log_prob
+    q, out = losses.least(networks.head, networks.critic.apply(state.target, obs, action))
+    return q - jnp.exp(state.alpha.params) * log_prob, out
 
 
 def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: jax.Array) -> tuple[State, Metrics]:
-    """One Adam step of all critics towards ``target`` [B], followed by Polyak averaging of their targets."""
+    """One Adam step of all critics towards ``target`` (`losses.backup`), followed by Polyak averaging of their targets."""
 
     def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
-        out = networks.critic.apply(params, t.obs, t.action)
-        value = losses.critic_loss(networks.head, out, target)
-        return value, {"critic/loss": value, "critic/q": networks.head.value(out).mean()}
+        return losses.critic_loss(networks.head, networks.critic.apply(params, t.obs, t.action), target)
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics

@@ -45,6 +45,11 @@ def static(default: Any, rule: str | None = None, choices: Mapping[str, Any] | N
     return dataclasses.field(default=default, metadata={"static": True, "rule": rule, "choices": choices})
 
 
+def choice(default: Any, choices: Mapping[str, Any]) -> Any:
+    """A config within the config, such as a head; its leaves are leaves. ``choices`` as in `static`."""
+    return dataclasses.field(default=default, metadata={"choices": choices})
+
+
 @dataclass_transform(frozen_default=True)
 def config(cls: type[C]) -> type[C]:
     """Make ``cls`` a frozen dataclass and a pytree whose leaves are the fields not marked `static`."""
@@ -74,27 +79,33 @@ def grid(base: C, **values: Sequence[Any]) -> list[C]:
     return [override(base, dict(zip(values, row, strict=True))) for row in itertools.product(*values.values())]
 
 
-def override(base: C, changes: Mapping[str, Any]) -> C:
+def override(base: C, changes: Mapping[str, Any], where: str = "config") -> C:
     """``base`` with some fields replaced; numbers are checked for type, names of choices become their values.
+
+    ``{"head.sigma": 0.5}`` replaces a field of the config ``base.head``; errors call ``base`` as ``where`` says.
 
     Raises:
         InputError: for an unknown field, or a value of the wrong type.
     """
     fields = {f.name: f for f in dataclasses.fields(base)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(type(base))
-    for name, value in changes.items():
+    for path, value in changes.items():
+        name, _, inner = path.partition(".")
         if name not in fields:
             close = [field for field in fields if name in field] or difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(fields)}"
-            raise InputError(f"config has no field {name!r}: {hint}")
+            raise InputError(f"{where} has no field {name!r}: {hint}")
         choices = fields[name].metadata.get("choices")
-        if choices and isinstance(value, str):
+        if inner:
+            value = _override_inner(getattr(base, name), inner, value, f"{where}.{name}")
+        elif choices and isinstance(value, str):
             if value not in choices:
-                raise InputError(f"config.{name} must be one of {', '.join(choices)}, got {value!r}")
-            changes = {**changes, name: choices[value]}
+                raise InputError(f"{where}.{name} must be one of {', '.join(choices)}, got {value!r}")
+            value = choices[value]
         elif not _fits(value, hints[name]):
-            raise InputError(f"config.{name} must be {_type_name(hints[name])}, got {value!r}")
-    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+            raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {value!r}")
+        base = dataclasses.replace(base, **{name: value})  # type: ignore[type-var]
+    return base
 
 
 def check_fields(config: Any) -> None:
@@ -102,8 +113,8 @@ def check_fields(config: Any) -> None:
     override(config, {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
 
 
-def check_ranges(config: Any) -> None:
-    """Hold every number against the interval that its field declares.
+def check_ranges(config: Any, where: str = "config") -> None:
+    """Hold every number against the interval that its field declares, and call ``check`` of configs within the config.
 
     Raises:
         InputError: naming the field, the rule and the offending number.
@@ -111,11 +122,12 @@ def check_ranges(config: Any) -> None:
     for field in dataclasses.fields(config):
         value, rule = getattr(config, field.name), field.metadata.get("rule")
         if dataclasses.is_dataclass(value):
-            check_ranges(value)
+            check_ranges(value, f"{where}.{field.name}")
+            getattr(value, "check", lambda where: None)(f"{where}.{field.name}")
         elif rule:
             for number in np.ravel(np.asarray(value)):
                 if not _inside(float(number), rule):
-                    raise InputError(f"config.{field.name} must be in {rule}, got {number:g}")
+                    raise InputError(f"{where}.{field.name} must be in {rule}, got {number:g}")
 
 
 def check_action(agent: str, spec: Spec, kind: type, alternative: str) -> None:
@@ -155,6 +167,12 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
         return _resolve(value["function"]) if isinstance(value, dict) else value
 
     return override(cls(), {name: decode(name, value) for name, value in values.items()})
+
+
+def _override_inner(inner: Any, name: str, value: Any, where: str) -> Any:
+    if not dataclasses.is_dataclass(inner):
+        raise InputError(f"{where} has no field {name!r}: it is not a config")
+    return override(inner, {name: value}, where)
 
 
 def _differ(a: Any, b: Any) -> list[str]:

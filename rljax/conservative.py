@@ -40,14 +40,18 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array) -> State:
     return State(*state, multiplier=log_multiplier(optax.adam(config.critic_lr), np.e))
 
 
-def one_sample(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    """V(s) [B] = min_j Q_j(s, a) of the targets for one a ~ pi, without entropy."""
-    return _target_values(networks, state, obs, key, 1)[0]
+def one_sample(
+    config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``(V(s) [B], out [B, size])``: min_j Q_j(s, a) of the targets for one a ~ pi, without entropy."""
+    return _best_target(networks, state, obs, key, 1)
 
 
-def max_of_samples(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    """V(s) [B] = max over ``num_actions`` a ~ pi of min_j Q_j(s, a) of the targets (appendix F's max-target backup)."""
-    return _target_values(networks, state, obs, key, config.num_actions).max(0)
+def max_of_samples(
+    config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``(V(s) [B], out [B, size])``: max over ``num_actions`` a ~ pi of min_j Q_j(s, a) (appendix F's max-target backup)."""
+    return _best_target(networks, state, obs, key, config.num_actions)
 
 
 def fixed(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
@@ -69,8 +73,8 @@ def update(
     def step(state: State, x: tuple[Transition, jax.Array, jax.Array]) -> tuple[State, Metrics]:
         t, bound, key = x
         key_target, key_gap, key_actor = jax.random.split(key, 3)
-        value = config.backup(config, networks, state, t.next_obs, key_target)
-        target = losses.td_target(t.reward, t.terminated, value, config.discount)
+        value, out = config.backup(config, networks, state, t.next_obs, key_target)
+        target = losses.backup(networks.head, t.reward, t.terminated, value, out, config.discount)
         state, critic_metrics = _critic_step(config, networks, state, t, target, bound, key_gap)
         entropy = -config.target_entropy_scale * t.action.shape[-1]
         state, actor_metrics = actor_critic.actor_step(config, networks, state, t.obs, entropy, key_actor)
@@ -118,9 +122,9 @@ def _critic_step(
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
         gap, out = gaps(config, networks, params, t, actions, log_mu, bound)
-        td = losses.critic_loss(networks.head, out, target)
+        td, metrics = losses.critic_loss(networks.head, out, target)
         value = td + config.constraint(config, state.multiplier.params, gap)
-        return value, (gap, {"critic/loss": td, "critic/gap": gap.mean(), "critic/q": networks.head.value(out).mean()})
+        return value, (gap, metrics | {"critic/gap": gap.mean()})
 
     critic, (gap, metrics) = descend(optax.adam(config.critic_lr), loss, state.critic)
 
@@ -140,9 +144,10 @@ def _policy_samples(networks: Networks, state: State, obs: jax.Array, key: jax.A
     return nets.sample_tanh_gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape), key)
 
 
-def _target_values(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> jax.Array:
-    """min_j Q_j(s, a) [num, B] of the targets."""
+def _best_target(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """``(max over num actions of min_j Q_j(s, a) of the targets [B], the outputs [B, size] it was read from)``."""
     actions, _ = _policy_samples(networks, state, obs, key, num)
     repeated = jnp.broadcast_to(obs, (num, *obs.shape)).reshape(-1, *obs.shape[1:])
-    out = networks.critic.apply(state.target, repeated, actions.reshape(-1, actions.shape[-1]))
-    return networks.head.value(out).min(0).reshape(num, -1)
+    value, out = losses.least(networks.head, networks.critic.apply(state.target, repeated, actions.reshape(num * len(obs), -1)))
+    value, out = value.reshape(num, -1), out.reshape(num, len(obs), -1)
+    return value.max(0), jnp.take_along_axis(out, value.argmax(0)[None, :, None], 0)[0]

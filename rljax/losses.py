@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from rljax.heads import Head
 
 
 def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: jax.Array | float) -> jax.Array:
@@ -16,12 +16,33 @@ def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, d
     return jax.lax.stop_gradient(reward + discount * (1 - terminated) * next_value)
 
 
-def critic_loss(head: Any, out: jax.Array, target: jax.Array) -> jax.Array:
-    """Scalar: the head's loss of outputs [N, B, size] against targets [B], mean over B and sum over the N critics.
+def backup(
+    head: Head, reward: jax.Array, terminated: jax.Array, next_value: jax.Array, next_out: jax.Array, discount: jax.Array | float
+) -> jax.Array:
+    """What the critics' outputs are brought to: `td_target` [B], or a distribution [B, size] around it if the head wants one.
 
-    The sum gives each critic the gradient it would have alone (arXiv:1812.05905 eq. 5, without its factor 1/2).
+    ``next_out`` [B, size] are the outputs that ``next_value`` [B] was made of, with or without an entropy bonus: the
+    distribution is theirs, scaled by the discount and moved to the mean `td_target`.
     """
-    return jax.vmap(head.loss, (0, None))(out, target).mean(-1).sum()
+    target = td_target(reward, terminated, next_value, discount)
+    return jax.lax.stop_gradient(head.backup(target, discount * (1 - terminated), next_out))
+
+
+def least(head: Head, out: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(value [...], out [..., size])`` of the critic of least value, place by place, of outputs [N, ..., size]."""
+    value = head.value(out)
+    return value.min(0), jnp.take_along_axis(out, value.argmin(0)[None, ..., None], 0)[0]
+
+
+def critic_loss(head: Head, out: jax.Array, target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """``(loss, metrics)``: the head's loss of outputs [N, B, size] against targets, mean over B and sum over the N critics.
+
+    Targets are numbers [B], or what `backup` returns. The sum gives each critic the gradient it would have alone
+    (arXiv:1812.05905 eq. 5, without its factor 1/2).
+    """
+    loss = jax.vmap(head.loss, (0, None))(out, target).mean(-1).sum()
+    seen = {f"critic/{name}": value for name, value in head.metrics(target).items()}
+    return loss, {"critic/loss": loss, "critic/q": head.value(out).mean(), **seen}
 
 
 def temperature_loss(log_alpha: jax.Array, entropy: jax.Array, target_entropy: jax.Array | float) -> jax.Array:
@@ -32,9 +53,19 @@ def temperature_loss(log_alpha: jax.Array, entropy: jax.Array, target_entropy: j
     return jnp.exp(log_alpha) * jax.lax.stop_gradient(entropy - target_entropy)
 
 
-def expectile_loss(difference: jax.Array, expectile: jax.Array | float) -> jax.Array:
-    """``|expectile - 1(u < 0)| u^2`` [...] of differences u = target - prediction [...] (arXiv:2110.06169 eq. 4)."""
-    return jnp.abs(expectile - (difference < 0)) * difference**2
+def expectile_loss(
+    head: Head, out: jax.Array, target: jax.Array, expectile: jax.Array | float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """``(loss, metrics)``: mean of ``|expectile - 1(u < 0)| loss`` of outputs [B, size] against targets [B], u = target - value.
+
+    The loss is u^2 with `heads.Scalar` (arXiv:2110.06169 eq. 4). With every head whose targets keep their mean it is least
+    where the value is the expectile, because there the weighted mean of the targets is the value.
+    """
+    value = head.value(out)
+    weight = jax.lax.stop_gradient(jnp.abs(expectile - (target < value)))
+    loss = (weight * head.loss(out, target)).mean()
+    seen = {f"value/{name}": x for name, x in head.metrics(target).items()}
+    return loss, {"value/loss": loss, "value/v": value.mean(), **seen}
 
 
 def conservative_gap(sampled: jax.Array, log_mu: jax.Array, data: jax.Array, temperature: jax.Array | float) -> jax.Array:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.heads import Head
+
 # PyTorch's default for linear layers, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with which the published SAC results were made.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -138,6 +140,14 @@ class Critic(nn.Module):
 def ensemble(num: int) -> type[Critic]:
     """`Critic` with ``num`` independent copies: outputs and parameters get a leading axis N."""
     return nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=num)
+
+
+def init(critic: nn.Module, head: Head, key: jax.Array, *inputs: jax.Array) -> dict:
+    """Fresh parameters of a `Critic`, or of an `ensemble`, that start near the head's initial value."""
+    params: dict = critic.init(key, *inputs)
+    last = params["params"]["head"]
+    bias = jnp.tile(head.bias(), last["bias"].shape[-1] // head.size).astype(last["bias"].dtype)
+    return {"params": {**params["params"], "head": {**last, "bias": last["bias"] + bias}}}
 
 
 def outputs(params: dict) -> int:

@@ -16,8 +16,9 @@ FOLDERS = ("rljax", "agents", "envs", "experiments")
 # A module of the core imports only from the lines above its own.
 CORE = (
     ("alias", "base", "statistics"),
-    ("config",),
-    ("nets", "heads", "normalize", "optim", "replay", "ssm", "store", "horizon", "data"),
+    ("config", "data"),
+    ("heads", "normalize", "optim", "replay", "ssm", "store", "horizon"),
+    ("nets",),
     ("losses",),
     ("actor_critic", "evaluate", "loops", "world_model"),
     ("conservative",),

@@ -12,7 +12,7 @@ import pytest
 
 from rljax import heads, normalize
 from rljax.base import Array, Discrete, InputError, Spec
-from rljax.config import check_action, check_ranges, config, from_dict, grid, leaf, override, stack, static, to_dict
+from rljax.config import check_action, check_ranges, choice, config, from_dict, grid, leaf, override, stack, static, to_dict
 
 
 @config
@@ -32,14 +32,14 @@ class Config:
     width: int = static(16, "[1, inf)")
     sizes: tuple[int, ...] = static((8, 8), "[1, inf)")
     flag: bool = static(False)
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)
     stats: Callable = static(normalize.fixed, choices={"fixed": normalize.fixed, "running": normalize.running})
     inner: Inner = Inner()
 
 
 def test_numbers_are_leaves_and_choices_are_structure():
     """Leaves are the numbers in order of their fields; a static field changes the structure, a leaf does not."""
-    assert jax.tree.leaves(Config()) == [3e-4, 0.99, 0.0, 2.0]
+    assert jax.tree.leaves(Config()) == [3e-4, 0.99, 0.0, 0.0, 2.0]
     assert jax.tree.structure(Config(lr=1.0)) == jax.tree.structure(Config())
     assert jax.tree.structure(Config(width=8)) != jax.tree.structure(Config())
     assert jax.tree.map(lambda x: x + 1, Config()).lr == 1 + 3e-4
@@ -102,6 +102,10 @@ def test_override_replaces_and_resolves_names():
         ({"flag": 1}, "config.flag"),
         ({"flag": "false"}, "config.flag"),
         ({"head": 3}, "config.head"),
+        ({"head.sigma": 1.0}, "config.head has no field 'sigma': it has initial"),
+        ({"head": "hl_gauss", "head.sigma": "1"}, "config.head.sigma must be a number, got '1'"),
+        ({"head": "hl_gauss", "head.transform": "log"}, "config.head.transform must be one of linear, symlog, got 'log'"),
+        ({"lr.x": 1.0}, "config.lr has no field 'x'"),
         ({"stats": 3}, "config.stats"),
         ({"stats": "moving"}, "config.stats must be one of fixed, running, got 'moving'"),
     ],
@@ -111,6 +115,24 @@ def test_override_refuses(changes, words):
     with pytest.raises(InputError) as error:
         override(Config(), changes)
     assert words in str(error.value)
+
+
+def test_override_reaches_into_configs_within():
+    """Dotted names replace fields of the head, also of one chosen by the same call; a grid takes them too."""
+    new = override(Config(), {"head": "hl_gauss", "head.sigma": 0.5, "head.bins": 21, "head.transform": "symlog"})
+    assert new.head == heads.HLGauss(sigma=0.5, bins=21, transform=heads.SYMLOG)
+    rows = grid(new, **{"head.low": [-1.0, -2.0], "lr": [1.0]})
+    assert [row.head.low for row in rows] == [-1.0, -2.0]
+    np.testing.assert_array_equal(stack(rows).head.low, [-1.0, -2.0])
+
+
+def test_check_ranges_reaches_into_configs_within():
+    """The sentence names the inner field; the inner config's own rules hold as well, for every row of a stack."""
+    with pytest.raises(InputError, match=r"config\.head\.sigma must be in \(0, inf\), got -1"):
+        check_ranges(Config(head=heads.HLGauss(sigma=-1.0)))
+    rows = stack([Config(head=heads.C51(low=low, high=5.0)) for low in (-1.0, 5.0)])
+    with pytest.raises(InputError, match=r"config\.head\.low must be below config\.head\.high, got 5 and 5"):
+        check_ranges(rows)
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.float64(0.5), np.array([0.5]), jnp.array([0.5, 0.25])])
@@ -179,8 +201,8 @@ class Plain:
     width: int = static(16)
     sizes: tuple[int, ...] = static((8, 8))
     flag: bool = static(False)
-    head: heads.Scalar = static(heads.Scalar(), choices={"scalar": heads.Scalar()})
-    other: heads.Scalar = static(heads.Scalar())
+    head: heads.Head = choice(heads.Scalar(), heads.HEADS)
+    other: heads.Scalar = heads.Scalar()
     stats: Callable = static(normalize.fixed, choices={"fixed": normalize.fixed})
 
 
@@ -190,6 +212,8 @@ class Plain:
         Plain(),
         Plain(lr=0.1 + 0.2, width=3, sizes=(), flag=True, stats=normalize.running),
         Plain(lr=np.float32(0.5), width=np.int64(4)),
+        Plain(head=heads.HLGauss()),
+        Plain(head=heads.TwoHot(low=-3.5, high=0.1 + 0.2, bins=5, transform=heads.SYMLOG)),
     ],
 )
 def test_json_round_trip(c):
@@ -209,7 +233,7 @@ def test_to_dict_writes_names_and_paths():
     """Choices by name, other functions and nested configs by dotted path."""
     out = to_dict(Plain(stats=normalize.running))
     assert (out["head"], out["stats"]) == ("scalar", {"function": "rljax.normalize:running"})
-    assert out["other"] == {"type": "rljax.heads:Scalar"}
+    assert out["other"] == {"type": "rljax.heads:Scalar", "initial": 0.0}
     assert to_dict(Plain())["stats"] == "fixed"
 
 
