@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rljax import heads, losses
@@ -103,3 +104,63 @@ def test_gradients_by_finite_differences():
             basis = 1e-6 * jnp.eye(x.size)
             slow = [(f(x + e) - f(x - e)) / 2e-6 for e in basis]
             np.testing.assert_allclose(jax.grad(f)(x), slow, rtol=1e-6, atol=1e-9)
+
+
+def test_least_picks_the_critic_place_by_place():
+    """Values and outputs are those of the critic with the smaller value, for each element of a batch."""
+    head = heads.C51(low=-1.0, high=1.0, bins=3)
+    out = jnp.array([[[0.0, 0.0, 5.0], [5.0, 0.0, 0.0]], [[0.0, 5.0, 0.0], [0.0, 5.0, 0.0]]])  # values near 1, -1; 0, 0
+    value, chosen = losses.least(head, out)
+    np.testing.assert_array_equal(chosen, [out[1, 0], out[0, 1]])
+    np.testing.assert_allclose(value, head.value(chosen))
+    value, chosen = losses.least(heads.Scalar(), jnp.array([[[3.0], [-1.0]], [[2.0], [0.0]]]))
+    np.testing.assert_array_equal(value, [2.0, -1.0])
+
+
+def test_backup_is_the_target_or_a_distribution_around_it():
+    """Numbers for most heads; for C51 reward + discount * Z moved by the bonus, without Z at a terminal; no gradient."""
+    head, rng = heads.C51(low=-10.0, high=10.0, bins=41), np.random.default_rng(0)
+    out = jnp.asarray(rng.normal(size=(2, 41)), jnp.float32)
+    reward, terminated, bonus = jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0]), 0.5
+    value = head.value(out) + bonus
+
+    def run(head, out):
+        return losses.backup(head, reward, terminated, value, out, 0.9)
+
+    np.testing.assert_allclose(run(heads.HLGauss(), out), losses.td_target(reward, terminated, value, 0.9))
+    q, z, p = run(head, out), np.linspace(-10, 10, 41), np.asarray(jax.nn.softmax(out[0]), np.float64)
+    slow = np.zeros(41)
+    for weight, atom in zip(p, z, strict=True):  # one half of an atom's width apart
+        at = (min(max(1.0 + 0.9 * (atom + bonus), -10.0), 10.0) + 10.0) / 0.5
+        slow[int(at)] += weight * (1 - at % 1)
+        slow[min(int(at) + 1, 40)] += weight * (at % 1)
+    np.testing.assert_allclose(q[0], slow, atol=1e-6)
+    np.testing.assert_allclose(q[1], z == 2.0, atol=1e-5)
+    assert not np.any(jax.grad(lambda out: run(head, out)[0, 3])(out))
+
+
+@pytest.mark.parametrize("head", [heads.Scalar(), heads.HLGauss(low=-6.0, high=6.0, bins=25)], ids=["Scalar", "HLGauss"])
+def test_expectile_loss_is_least_at_the_expectile(head):
+    """Descending on four numbers at once ends at the v with sum |tau - 1(x < v)| (x - v) = 0, also with categorical values."""
+    tau, numbers = 0.8, np.array([-2.0, 0.0, 1.0, 3.0])
+    target, optimizer = jnp.asarray(numbers, jnp.float32), optax.adam(optax.cosine_decay_schedule(0.05, 3_000))
+
+    def loss(out):
+        return losses.expectile_loss(head, jnp.broadcast_to(out, (4, head.size)), target, tau)
+
+    def step(carry, _):
+        out, state = carry
+        updates, state = optimizer.update(jax.grad(loss, has_aux=True)(out)[0], state)
+        return (out + updates, state), None
+
+    (out, _), _ = jax.lax.scan(step, (jnp.zeros(head.size), optimizer.init(jnp.zeros(head.size))), length=3_000)
+    v = float(head.value(out))
+    low, high = -2.0, 3.0
+    for _ in range(60):  # bisection of the definition
+        middle = (low + high) / 2
+        above = (np.abs(tau - (numbers < middle)) * (numbers - middle)).sum() > 0
+        low, high = (middle, high) if above else (low, middle)
+    np.testing.assert_allclose(v, low, atol=5e-3)
+    metrics = loss(out)[1]
+    assert ("value/clipped" in metrics) == (head.size > 1)
+    np.testing.assert_allclose(metrics["value/v"], v, rtol=1e-6)

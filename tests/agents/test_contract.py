@@ -1,11 +1,13 @@
-"""What every file in agents/ promises, whatever the algorithm."""
+"""What every file in agents/ promises, whatever the algorithm; "sac+hl_gauss" is SAC with that head."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -13,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import agents, base
+from rljax import agents, base, heads
 from rljax.base import Array, Batch, Discrete, InputError, Spec, Transition
 from rljax.config import grid, override, stack
 
-NAMES = sorted(p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+AGENTS = sorted(p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+HEADLESS = {"bc", "bc_discrete"}  # they learn no values
+NAMES = AGENTS + [f"{agent}+{head}" for agent in AGENTS for head in heads.HEADS if agent not in HEADLESS and head != "scalar"]
+QUICK = [name for name in NAMES if name.partition("+")[0] in ("sac", "iql", "cql") and "+" in name]  # in the default suite
 CONTINUOUS = Spec(Array((3,)), Array((2,), "float32", (-2.0, 0.0), (2.0, 50.0)), 50)
 DISCRETE = Spec(Array((3,)), Discrete(4), 50)
 SMALL = {"width": 16, "depth": 1, "batch_size": 8}
@@ -27,21 +32,22 @@ INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  #
 SIBLINGS = {"calql": "cql", "bc_discrete": "bc"}  # compile the same steps as these, so their costly tests are slow ones
 VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
 
-every_agent = pytest.mark.parametrize("name", NAMES)
-
-
 def slow_unless(quick):
     """Every agent, but only those for which ``quick`` holds in the default suite."""
     return pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in NAMES])
 
 
-every_agent_costly = slow_unless(lambda name: name not in SIBLINGS)
+every_agent = slow_unless(lambda name: "+" not in name)
+every_agent_costly = slow_unless(lambda name: "+" not in name and name not in SIBLINGS)
 every_agent_varied = slow_unless(lambda name: name in VARIED)
 
 
 def load(name):
-    """The module of an agent."""
-    return importlib.import_module(f"rljax.agents.{name}")
+    """The module of an agent; with "+", and the heads that its config is to have."""
+    agent, _, head = name.partition("+")
+    module = importlib.import_module(f"rljax.agents.{agent}")
+    fields = {f.name for f in dataclasses.fields(module.Config)} & {"head", "value_head"}
+    return SimpleNamespace(**vars(module), heads_given=dict.fromkeys(fields, head)) if head else module
 
 
 def spec_of(module):
@@ -62,7 +68,7 @@ def small(module, **changes):
     """The default config with networks of one layer of 16 units."""
     fields = [f.name for f in dataclasses.fields(module.Config)]
     sizes = {f: size for f in fields for end, size in SMALL.items() if f.endswith(end)}
-    return override(module.Config(), sizes | changes)
+    return override(module.Config(), sizes | getattr(module, "heads_given", {}) | changes)
 
 
 def random_batch(spec, num, size, key, extras=tuple):
@@ -130,7 +136,7 @@ def differ(a, b):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
+    assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc", "sac+c51", "calql+two_hot"} <= set(NAMES)
 
 
 @every_agent
@@ -156,7 +162,7 @@ def test_check_refuses_bad_numbers_and_the_other_actions(name):
     for field in (f for f in rules if not dataclasses.fields(module.Config)[0].metadata.get("static") and "lr" in f):
         with pytest.raises(InputError, match=field):
             module.check(override(module.Config(), {field: -1.0}), spec)
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, match=name.partition("+")[0]):
         module.check(module.Config(), DISCRETE if spec is CONTINUOUS else CONTINUOUS)
 
 
@@ -256,17 +262,62 @@ def test_one_trace_for_all_hyperparameters(name):
         return agent.update(state, batch, key)
 
     config = small(module)
-    numbers = [f.name for f in dataclasses.fields(config) if not f.metadata.get("static")]
+    numbers = paths(config)
     state = jax.jit(lambda config, key: module.make(k.spec, config).init(key))(config, jax.random.key(0))
     for run in (update, twice):
         base_out = run(config, state, k.batch, jax.random.key(1))
         for field in numbers if run is twice else ():
-            other = run(override(config, {field: 0.5 * getattr(config, field)}), state, k.batch, jax.random.key(1))
-            assert differ(base_out, other) or field.startswith("init_") or field in INERT, field
-        for field in (f for f in numbers if run is update and f.startswith("init_")):
-            other = run(override(config, {field: 0.5 * getattr(config, field)}), state, k.batch, jax.random.key(1))
+            other = run(override(config, {field: another(config, field)}), state, k.batch, jax.random.key(1))
+            assert differ(base_out, other) or "init" in field or field in INERT, field
+        for field in (f for f in numbers if run is update and "init" in f):
+            other = run(override(config, {field: another(config, field)}), state, k.batch, jax.random.key(1))
             assert differ(base_out, other), field
     assert len(traces) == 2
+
+
+def paths(config):
+    """Dotted names of all leaves."""
+    found = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found += [f"{f.name}.{inner}" for inner in paths(value)]
+        elif not f.metadata.get("static"):
+            found.append(f.name)
+    return found
+
+
+def another(config, path):
+    """Half of a number of the config, or a quarter for 0."""
+    return 0.5 * attrgetter(path)(config) or 0.25
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_heads_in_one_program(name):
+    """Each head through init, two updates and `mode`: types kept, numbers finite, its numbers traced and of effect."""
+    module, traces = load(name), []
+    spec = spec_of(module)
+    batch = random_batch(spec, module.make(spec, small(module)).batches, 8, jax.random.key(7), extras_of(module))
+
+    @jax.jit
+    def run(config, key):
+        traces.append(config)
+        agent = module.make(spec, config)
+        key_init, *keys = jax.random.split(key, 3)
+        first = state = agent.init(key_init)
+        for key in keys:
+            state, metrics = agent.update(state, batch, key)
+        return first, state, metrics, agent.mode(state, (), batch.transition.obs[0])[0]
+
+    config = small(module)
+    first, state, metrics, action = out = run(config, jax.random.key(0))
+    assert types(first) == types(state) and differ(first, state)
+    assert_finite(out)
+    assert action.shape == batch.transition.action[0].shape
+    assert 0 <= metrics["critic/clipped"] <= 1
+    for field in (path for path in paths(config) if path.startswith("head.")):
+        assert differ(out, run(override(config, {field: another(config, field)}), jax.random.key(0))), field
+    assert len(traces) == 1
 
 
 def stacked_runs(module, spec, steps, seeds=SEEDS):

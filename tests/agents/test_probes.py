@@ -1,4 +1,7 @@
-"""Every agent learns the exact values and the best actions of problems that isolate one ability each."""
+"""Every agent learns the exact values and the best actions of problems that isolate one ability each.
+
+"sac+hl_gauss" is SAC with that head.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import agents, loops
+from rljax import agents, heads, loops
 from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
 CLONES = {"bc", "bc_discrete"}  # they learn no values
 NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - CLONES)
+HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != "scalar"]
+QUICK = {"sac+hl_gauss"}  # in the default suite
+PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
+SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
 SEEDS = 3
 DISCOUNT = 0.9
 WARMUP, COARSE, FINE = 400, 1400, 600  # iterations: random, with large steps, with small steps
@@ -61,10 +68,12 @@ class Learned(NamedTuple):
     choices: np.ndarray
     mode: np.ndarray
     alive: np.ndarray
+    slack: float  # how far modes may be from the best actions
 
 
 def learn(name, probes):
     """Train ``name`` on all probes with all seeds as one batch axis, through `loops.run`."""
+    name, _, head = name.partition("+")
     module = importlib.import_module(f"rljax.agents.{name}")
     try:
         module.check(module.Config(), spec := probes.continuous)
@@ -73,23 +82,26 @@ def learn(name, probes):
     fields = {f.name for f in dataclasses.fields(module.Config)}
     offline = "warmup" not in fields
     settings = CONFIG | OFFLINE if offline else CONFIG
+    if head:
+        settings = settings | dict.fromkeys(("head", "value_head"), override(heads.HEADS[head], SUPPORT))
     config = override(module.Config(), {name: value for name, value in settings.items() if name in fields})
-    state, alive = (learn_offline if offline else learn_online)(module, config, spec, probes)
+    lengths = [PATIENCE.get(head, 1) * n for n in ((2 * COARSE, 2 * FINE) if offline else (COARSE, FINE))]
+    state, alive = (learn_offline if offline else learn_online)(module, config, spec, probes, *lengths)
     obs = jnp.eye(spec.obs.shape[0])
     choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
     q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
     mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
     q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
-    return Learned(spec, q, np.asarray(choices), mode, alive)
+    return Learned(spec, q, np.asarray(choices), mode, alive, 0.1 if head else 0.05)
 
 
-def learn_online(module, config, spec, probes):
+def learn_online(module, config, spec, probes, coarse_steps, fine_steps):
     """``(state, alive)`` after the warm-up and two phases of learning."""
     num = len(probes.all) * SEEDS
 
     def loop(kind, row):
         config, probe = row
-        return kind(module.make(spec, config), probes.make(spec, probe), config.batch_size, WARMUP + COARSE + FINE)
+        return kind(module.make(spec, config), probes.make(spec, probe), config.batch_size, WARMUP + coarse_steps + fine_steps)
 
     def rows(config):
         tables = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *probes.all.values())
@@ -102,12 +114,12 @@ def learn_online(module, config, spec, probes):
     state = jax.jit(lambda x: jax.lax.map(lambda x: online(x[0]).init(x[1]), x))((coarse, keys))  # compiles faster than vmap
     alive = jnp.ones(num, bool)
     state, alive, _ = run(warm_up, coarse, state, alive, 0, WARMUP, ())
-    state, alive, _ = run(online, coarse, state, alive, WARMUP, COARSE, ())
-    state, alive, _ = run(online, fine, state, alive, WARMUP + COARSE, FINE, ())
+    state, alive, _ = run(online, coarse, state, alive, WARMUP, coarse_steps, ())
+    state, alive, _ = run(online, fine, state, alive, WARMUP + coarse_steps, fine_steps, ())
     return state, alive
 
 
-def learn_offline(module, config, spec, probes):
+def learn_offline(module, config, spec, probes, coarse_steps, fine_steps):
     """``(state, alive)`` after two phases of learning from random actions, through `loops.offline`."""
     num = len(probes.all) * SEEDS
     tables = jax.tree.map(lambda *x: jnp.stack(x), *probes.all.values())
@@ -123,8 +135,8 @@ def learn_offline(module, config, spec, probes):
     keys = jax.random.split(jax.random.key(0), num)
     rows = [(stack([c] * num), data) for c in (config, finer(config))]
     state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))((rows[0], keys))
-    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, 2 * COARSE, ())
-    state, alive, _ = run(loop, rows[1], state, alive, 2 * COARSE, 2 * FINE, ())
+    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, coarse_steps, ())
+    state, alive, _ = run(loop, rows[1], state, alive, coarse_steps, fine_steps, ())
     return state, alive
 
 
@@ -161,9 +173,11 @@ def values(module, config, discrete, obs, choices, state):
     return out.reshape(-1, len(obs), len(choices))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module", params=NAMES + [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in HEADED]
+)
 def learned(request, probes):
-    """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions)`` of one agent."""
+    """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions, slack of these)`` of one agent."""
     result = learn(request.param, probes)
     assert result.alive.all(), f"{request.param} diverged: {result.alive}"
 
@@ -173,7 +187,7 @@ def learned(request, probes):
         rewards = [[probes.reward(result.spec, p, s, a) for a in result.choices] for s in states]
         exact = np.array(rewards) + DISCOUNT * np.where(p.end, 0.0, value[p.to])[states, None]
         best = np.asarray(probes.index(p.best)) if result.spec is probes.discrete else p.best[:, None]
-        return result.q[at][:, :, states], exact, result.mode[at][:, states], best[states]
+        return result.q[at][:, :, states], exact, result.mode[at][:, states], best[states], result.slack
 
     return of
 
@@ -191,14 +205,14 @@ def test_agents_were_found():
 
 def test_a_time_limit_does_not_end_the_value(learned):
     """Reward 1 for ever, episodes cut at 6 steps: the value is 1 / (1 - discount) within 2 %, not that of 6 steps."""
-    q, exact, _, _ = learned("time_limit")
+    q, exact, *_ = learned("time_limit")
     np.testing.assert_allclose(exact, 1 / (1 - DISCOUNT))
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("time limit", q, exact))
 
 
 def test_a_terminal_state_ends_the_value(learned):
     """Reward 1 in each of 4 steps, then a terminal state: the value counts the steps that are left, within 2 %."""
-    q, exact, _, _ = learned("terminal")
+    q, exact, *_ = learned("terminal")
     finite = [(1 - DISCOUNT**left) / (1 - DISCOUNT) for left in (4, 3, 2, 1)]
     np.testing.assert_allclose(exact, np.repeat(np.array(finite)[:, None], exact.shape[1], 1), rtol=1e-6)
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("terminal", q, exact))
@@ -206,32 +220,32 @@ def test_a_terminal_state_ends_the_value(learned):
 
 def test_values_follow_the_observation(learned):
     """One step, four observations: the value is the reward of each."""
-    q, exact, _, _ = learned("observation")
+    q, exact, *_ = learned("observation")
     np.testing.assert_allclose(exact[:, 0], [-1.0, 1.0, 0.5, 2.0])
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.03, err_msg=told("observation", q, exact))
 
 
 def test_the_best_action_is_found(learned):
     """One step, one observation: the mode is the action with the largest reward, inside of [-1, 1], and Q says why."""
-    q, exact, mode, best = learned("action")
-    assert_best(mode, best)
+    q, exact, mode, best, slack = learned("action")
+    assert_best(mode, best, slack)
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.05, err_msg=told("action", q, exact))
 
 
 def test_reward_after_a_step_is_discounted(learned):
     """Two steps, 0 and then 1: values discount and 1, within 2 %."""
-    q, exact, _, _ = learned("delay")
+    q, exact, *_ = learned("delay")
     np.testing.assert_allclose(exact[:, 0], [DISCOUNT, 1.0])
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0.02, err_msg=told("delay", q, exact))
 
 
 def test_the_best_action_of_each_observation_is_found(learned):
     """Two steps from either start, another best action in each state: all are found, and Q says why."""
-    q, exact, mode, best = learned("both")
-    assert_best(mode, best)
+    q, exact, mode, best, slack = learned("both")
+    assert_best(mode, best, slack)
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.15, err_msg=told("both", q, exact))
 
 
-def assert_best(mode, best):
-    """Modes [seed, state, ...] are the best actions [state, ...]: the same index, or within 0.05."""
-    np.testing.assert_allclose(mode, np.broadcast_to(best, mode.shape), rtol=0, atol=0.05)
+def assert_best(mode, best, slack):
+    """Modes [seed, state, ...] are the best actions [state, ...]: the same index, or within ``slack``."""
+    np.testing.assert_allclose(mode, np.broadcast_to(best, mode.shape), rtol=0, atol=slack)
