@@ -63,6 +63,13 @@ def rljax(tmp_path, monkeypatch, capsys):
         ("train sac pendulum --config.batch-size 1.5", "--config.batch-size"),
         ("train sac pendulum --config.batch_size 0", "config.batch_size must be in [1, inf), got 0"),
         ("train sac pendulum --config.head hl", "--config.head"),
+        ("train sac pendulum --config.head.low 3", "config.head has no field 'low': it has initial"),
+        ("train sac pendulum --config.head c51 --config.head.sigma 3", "config.head has no field 'sigma'"),
+        ("train sac pendulum --config.head c51 --config.head.lo 3", "config.head has no field 'lo': its fields are initial, low"),
+        ("train sac pendulum --config.head c51 --config.head.bins 2", "config.head.bins must be in [3, inf), got 2"),
+        ("train sac pendulum --config.head c51 --config.head.low x", "--config.head.low"),
+        ("train sac pendulum --config.head c51 --config.head.low 9 --config.head.high 9", "config.head.low must be below"),
+        ("train sac pendulum --config.tau.low 3", "config.tau has no field 'low': its fields are none"),
         ("train sac pendulum --config.layer-norm maybe", "--config.layer-norm"),
         ("train sac pendulum --steps -5", "steps must be at least 1, got -5"),
         ("train sac pendulum --steps 0", "steps must be at least 1, got 0"),
@@ -152,6 +159,26 @@ def test_train_show_play(rljax):
     assert code == 0 and "resumed at step 400" in out and "return at step 600" in out
     code, _, err = rljax("train sac pendulum --seeds 3,5 --config.discount 0.9 --out", run, *TINY)
     assert code == 2 and "config.discount is 0.99 there, 0.9 here" in err
+
+
+def test_a_head_gets_its_support(rljax):
+    """From the env's rewards when none is given; the numbers given are taken; a support that is too small is told once."""
+    code, out, _ = rljax("train sac pendulum --steps 300 --config.head hl_gauss --config.head.sigma 0.5 --out fit", *TINY)
+    head = json.loads((rljax.folder / "fit/config.json").read_text())["config"]["head"]
+    assert code == 0 and f"config.head has the support [{head['low']:g}, {head['high']:g}]" in out and "widen" not in out
+    assert head["type"] == "rljax.heads:HLGauss" and head["sigma"] == 0.5 and head["low"] < -1628 < 0 < head["high"]
+    code, out, _ = rljax("train sac pendulum --steps 300 --config.head hl_gauss --config.head.sigma 0.5 --out fit", *TINY)
+    assert code == 0 and "finished at step 300" in out and "support" not in out
+
+    narrow = "train sac pendulum --config.head two_hot --config.head.low -1 --config.head.high=1 --config.head.bins 9 --out off"
+    code, out, _ = rljax(f"{narrow} --steps 800", *TINY)
+    assert code == 0 and out.count("outside the support [-1, 1]") == 1 and "widen config.head.low" in out
+    code, out, _ = rljax(f"{narrow} --steps 1400", *TINY)
+    assert code == 0 and "resumed at step 800" in out and "outside the support" not in out
+    assert json.loads((rljax.folder / "off/config.json").read_text())["config"]["head"]["bins"] == 9
+
+    code, out, _ = rljax("train sac gymnax/Reacher-misc --steps 300 --config.head c51", *TINY)
+    assert code == 0 and "config.head has the support [-10, 10], a guess: set config.head.low and config.head.high" in out
 
 
 def test_seeds_are_a_number_or_a_list():

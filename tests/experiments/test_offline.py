@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import jax
@@ -13,11 +14,13 @@ from rljax.agents import bc, calql, iql, sac, td3_bc
 from rljax.base import Array, InputError, Spec
 from rljax.config import override
 from rljax.data.dataset import Info, Steps, from_steps
-from rljax.experiments.setup import Reward
+from rljax.experiments import presets
+from rljax.experiments.setup import Reward, prepare
 from rljax.experiments.train import load, train
 
 SMALL = {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8}
 TINY = override(td3_bc.Config(), SMALL)
+COUNTS = {"seeds": 2, "steps": 60, "eval_every": 20, "eval_episodes": 2}
 
 
 def recorded(num=200, length=20, seed=0):
@@ -189,6 +192,25 @@ def test_monte_carlo_returns_reach_the_agent():
         action_bounds=(-2.0, 2.0),
     )
     assert set(np.asarray(result.state[1])[0].tolist()) == {-10.0, 7.5, 5.0}
+
+
+@pytest.mark.parametrize(("agent", "parts"), [("td3_bc", ["head"]), ("iql", ["head", "value_head"])])
+def test_support_comes_from_the_data_set(agent, parts):
+    """Every categorical head gets the padded range of the transformed returns; a support that was given is left alone."""
+    module = importlib.import_module(f"rljax.agents.{agent}")
+    config = override(module.Config(), SMALL | dict.fromkeys(parts, "hl_gauss"))
+    reward = Reward(scale=2.0, bias=-3.0)
+    setup = prepare(module, config, None, **COUNTS, data=recorded(), reward=reward, action_bounds=(-2.0, 2.0))
+    found, said = presets.with_supports(setup, presets.find(agent, "none", setup.data))
+    returns = data.mc_returns(setup.data, 0.99, 2.0, -3.0)
+    margin = 0.1 * float(returns.max() - returns.min())
+    for part in parts:
+        head = getattr(found, part)
+        np.testing.assert_allclose([head.low, head.high], [returns.min() - margin, returns.max() + margin], rtol=1e-5)
+    assert len(said) == len(parts)
+    given = override(config, {"head.low": -5.0})
+    setup = prepare(module, given, None, **COUNTS, data=recorded(), action_bounds=(-2.0, 2.0))
+    assert presets.with_supports(setup, presets.find(agent, "none", setup.data))[0].head == given.head
 
 
 def test_scores_are_normalised_where_there_is_a_reference():
