@@ -156,6 +156,11 @@ def _run_in(setup: Setup, out: Path, fresh: bool) -> Result:
         return _run(setup, out)
 
 
+def programs() -> int:
+    """How many programs for chunks of training this process has compiled so far."""
+    return _jit_run._cache_size()  # type: ignore[attr-defined,no-any-return]
+
+
 def load(out: str | Path) -> Result:
     """The run in folder ``out`` as it stands at its newest checkpoint.
 
