@@ -104,7 +104,8 @@ def networks(config: Config, action_dim: int) -> Networks:
     """Actor, critics and value for ``action_dim`` action dimensions."""
     actor = nets.BoundedGaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
     sizes = (config.critic_width, config.critic_depth, config.layer_norm)
-    return Networks(actor, nets.ensemble(config.num_critics)(config.head.size, *sizes), config.head, nets.Critic(config.value_head.size, *sizes))
+    critic = nets.ensemble(config.num_critics)(config.head.size, *sizes)
+    return Networks(actor, critic, config.head, nets.Critic(config.value_head.size, *sizes))
 
 
 def init(config: Config, spec: Spec, key: jax.Array) -> State:

@@ -278,8 +278,9 @@ def _clipped(setup: Setup, rows: Rows) -> str:
             if row.get(name, 0.0) > 0.01:
                 head = getattr(setup.configs[row["config"]], part)
                 return (
-                    f"by step {row['step']}, {100 * row[name]:.0f} % of the targets of seed {row['seed']} lay outside the support "
-                    f"[{head.low:g}, {head.high:g}] and were clipped to it: widen config.{part}.low and config.{part}.high"
+                    f"by step {row['step']}, {100 * row[name]:.0f} % of the targets of seed {row['seed']} lay outside "
+                    f"the support [{head.low:g}, {head.high:g}] and were clipped to it: "
+                    f"widen config.{part}.low and config.{part}.high"
                 )
     return ""
 

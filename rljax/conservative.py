@@ -40,9 +40,7 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array) -> State:
     return State(*state, multiplier=log_multiplier(optax.adam(config.critic_lr), np.e))
 
 
-def one_sample(
-    config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def one_sample(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``(V(s) [B], out [B, size])``: min_j Q_j(s, a) of the targets for one a ~ pi, without entropy."""
     return _best_target(networks, state, obs, key, 1)
 

@@ -276,9 +276,9 @@ def support_from(
     """``(low, high)`` of a support that holds all values, and ``pad`` times its width more on each side.
 
     ``source`` is a `rljax.data.Dataset`, whose smallest and largest discounted returns count, or the ``(smallest, largest)``
-    reward of a step, with which an episode may go on for ever or end at once. ``scale``, ``bias`` and ``failure`` change rewards
-    as in `rljax.data.mc_returns`. ``bonus`` is the ``(smallest, largest)`` bonus that each later step adds where targets hold
-    one, such as the entropy's -alpha log pi.
+    reward of a step, with which an episode may go on for ever or end at once. ``scale``, ``bias`` and ``failure`` change
+    rewards as in `rljax.data.mc_returns`. ``bonus`` is the ``(smallest, largest)`` bonus that each later step adds where
+    targets hold one, such as the entropy's -alpha log pi.
 
     Raises:
         InputError: for a discount outside [0, 1), or rewards that are not two finite numbers in order.

@@ -17,7 +17,12 @@ def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, d
 
 
 def backup(
-    head: Head, reward: jax.Array, terminated: jax.Array, next_value: jax.Array, next_out: jax.Array, discount: jax.Array | float
+    head: Head,
+    reward: jax.Array,
+    terminated: jax.Array,
+    next_value: jax.Array,
+    next_out: jax.Array,
+    discount: jax.Array | float,
 ) -> jax.Array:
     """What the critics' outputs are brought to: `td_target` [B], or a distribution [B, size] around it if the head wants one.
 
@@ -56,7 +61,7 @@ def temperature_loss(log_alpha: jax.Array, entropy: jax.Array, target_entropy: j
 def expectile_loss(
     head: Head, out: jax.Array, target: jax.Array, expectile: jax.Array | float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """``(loss, metrics)``: mean of ``|expectile - 1(u < 0)| loss`` of outputs [B, size] against targets [B], u = target - value.
+    """``(loss, metrics)``: mean of ``|expectile - 1(u < 0)| loss`` of outputs [B, size], u = target [B] - value.
 
     The loss is u^2 with `heads.Scalar` (arXiv:2110.06169 eq. 4). With every head whose targets keep their mean it is least
     where the value is the expectile, because there the weighted mean of the targets is the value.

@@ -278,7 +278,8 @@ def slow_projection(head, target, scale, logits):
     p = np.exp(logits - logits.max())
     p /= p.sum()
     z = np.linspace(head.low, head.high, head.bins)
-    return sum(w * slow_two_hot(target + scale * (atom - p @ z), head.low, head.high, head.bins) for w, atom in zip(p, z, strict=True))
+    moved = target + scale * (z - p @ z)
+    return sum(w * slow_two_hot(y, head.low, head.high, head.bins) for w, y in zip(p, moved, strict=True))
 
 
 def test_c51_backs_up_distributions():
@@ -314,7 +315,8 @@ def test_numbers_are_leaves():
     stacked = HLGauss(jnp.array([-1.0, -10.0]), jnp.array([1.0, 10.0]), jnp.zeros(2), jnp.array([0.5, 0.75]), 11)
     out = jax.random.normal(jax.random.key(0), (2, 11))
     together = jax.jit(jax.vmap(lambda h, o: h.loss(o, jnp.float32(0.3))))(stacked, out)
-    alone = [h.loss(o, jnp.float32(0.3)) for h, o in zip((HLGauss(-1.0, 1.0, 0.0, 0.5, 11), HLGauss(bins=11)), out, strict=True)]
+    rows = HLGauss(-1.0, 1.0, 0.0, 0.5, 11), HLGauss(bins=11)
+    alone = [h.loss(o, jnp.float32(0.3)) for h, o in zip(rows, out, strict=True)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 

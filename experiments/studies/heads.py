@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from rljax import heads, nets, statistics, store
 from rljax.base import InputError
-from rljax.config import grid, override
+from rljax.config import override
 from rljax.data import load
 from rljax.experiments import presets, report
 from rljax.experiments import train as training
@@ -48,6 +48,8 @@ RATES = (3e-4, 1e-3, 3e-3)  # Adam's step sizes; on seeds 100 to 102 the first w
 NOISE = (0.0, 1.0, 3.0)  # deviation of the noise, in deviations of the function
 TASKS = {"gymnax/Pendulum-v1": 20_000, "brax/inverted_pendulum": 50_000}  # env steps
 GRADIENT_STEPS = {"td3_bc": 20_000, "cql": 10_000}
+WIDTHS, WIDE_STEPS = (64, 256, 1024), 4_000  # of networks, and TD3+BC's gradient steps with them
+RATIOS, SCALES, SWEEP_STEPS = (0.55, 0.75, 0.85), (0.5, 1.0, 2.0), 10_000  # sigma in bins, widths of the support, env steps
 SMALL = {"actor_width": 64, "critic_width": 64, "batch_size": 128}
 PENALTY = 0.1  # of CQL with categorical heads, times the preset's: their loss is smaller than a squared error
 
@@ -93,9 +95,8 @@ def regression(study: Study) -> list[Row]:
 
 def online(study: Study) -> list[Row]:
     """Returns of SAC."""
-    return [
-        row for env, steps in TASKS.items() for head in study.heads for row in scores(study, "sac", env, head, steps, {"head": head})
-    ]
+    cases = [(env, steps, head) for env, steps in TASKS.items() for head in study.heads]
+    return [row for env, steps, head in cases for row in scores(study, "sac", env, head, steps, {"head": head})]
 
 
 def offline(study: Study) -> list[Row]:
@@ -114,35 +115,31 @@ def offline(study: Study) -> list[Row]:
 
 def width(study: Study) -> list[Row]:
     """Error of the fit of moving, noisy numbers, and returns of TD3+BC, over the width of the networks."""
-    widths, seeds = (64, 256, 1024), parse_seeds(study.seeds)
-    rows = [row for head in study.heads for size in widths for row in fits(head, [(3.0, True, size, RATES[0])], seeds)]
-    for env, file in _data(study)[:1]:
+    seeds, data = parse_seeds(study.seeds), _data(study)
+    rows = [row for head in study.heads for size in WIDTHS for row in fits(head, [(3.0, True, size, RATES[0])], seeds)]
+    for env, file in data[:1]:
         for head in study.heads:
-            for size in widths:
+            for size in WIDTHS:
                 changes = {"head": head, "critic_width": size, "actor_width": size, "batch_size": 64}
-                rows += scores(study, "td3_bc", env, head, 4_000, changes, file, f" {size} wide")
+                rows += scores(study, "td3_bc", env, head, WIDE_STEPS, changes, file, f" {size} wide")
     return rows
 
 
 def sigma(study: Study) -> list[Row]:
     """Returns of SAC with HL-Gauss: deviations x supports in one program, whose number is printed."""
     env, seeds = "gymnax/Pendulum-v1", parse_seeds(study.seeds)
-    preset = presets.find("sac", env)
-    agent = import_module("rljax.agents.sac")
-    config = override(preset.config, {"head": "hl_gauss"})
-    setup = prepare(agent, config, env, seeds=seeds, steps=10_000, eval_every=5_000, eval_episodes=10)
-    config, _ = presets.with_supports(setup, preset)
+    preset, agent = presets.find("sac", env), import_module("rljax.agents.sac")
+    counts = {"seeds": seeds, "steps": SWEEP_STEPS, "eval_every": SWEEP_STEPS // 2, "eval_episodes": 10}
+    config, _ = presets.with_supports(prepare(agent, override(preset.config, {"head": "hl_gauss"}), env, **counts), preset)
     low, high = config.head.low, config.head.high
     middle, half = (low + high) / 2, (high - low) / 2
-    found = [(ratio, scale) for ratio in (0.55, 0.75, 0.85) for scale in (0.5, 1.0, 2.0)]
+    found = [(ratio, scale) for ratio in RATIOS for scale in SCALES]
     configs = [
         override(config, {"head.sigma": ratio, "head.low": middle - scale * half, "head.high": middle + scale * half})
         for ratio, scale in found
     ]
     before = training.programs()
-    result = training.train(
-        agent, configs, env, seeds=seeds, steps=10_000, eval_every=5_000, out=study.out / "runs" / "sigma"
-    )
+    result = training.train(agent, configs, env, **counts, out=study.out / "runs" / "sigma")
     print(f"{len(configs)} configs x {len(seeds)} seeds: {training.programs() - before} programs (the warm-up, the updates)")
     last = report.scores(result.rows).iloc[-1]
     return [
@@ -232,8 +229,9 @@ def summary(rows: list[Row]) -> pd.DataFrame:
     for (task, head), x in pd.DataFrame(rows).groupby(["task", "head"], sort=False):
         values = x["score"].to_numpy()
         low, high = statistics.interval(values)
-        found.append({"task": task, "head": head, "seeds": len(values), "IQM": statistics.iqm(values), "low": low, "high": high})
-    return pd.DataFrame(found).astype({"IQM": float, "low": float, "high": float}).round(3)
+        center = float(statistics.iqm(values))
+        found.append({"task": task, "head": head, "seeds": len(values), "IQM": center, "low": float(low), "high": float(high)})
+    return pd.DataFrame(found).round(3)
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -32,6 +32,7 @@ INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  #
 SIBLINGS = {"calql": "cql", "bc_discrete": "bc"}  # compile the same steps as these, so their costly tests are slow ones
 VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
 
+
 def slow_unless(quick):
     """Every agent, but only those for which ``quick`` holds in the default suite."""
     return pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in NAMES])

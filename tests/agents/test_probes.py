@@ -173,9 +173,7 @@ def values(module, config, discrete, obs, choices, state):
     return out.reshape(-1, len(obs), len(choices))
 
 
-@pytest.fixture(
-    scope="module", params=NAMES + [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in HEADED]
-)
+@pytest.fixture(scope="module", params=NAMES + [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in HEADED])
 def learned(request, probes):
     """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions, slack of these)`` of one agent."""
     result = learn(request.param, probes)
