@@ -110,7 +110,11 @@ class Scalar:
 
 @config
 class TwoHot:
-    """A number as weights on the two nearest of ``bins`` atoms from ``low`` to ``high``, whose mean it is exactly."""
+    """A number as weights on the two nearest of ``bins`` atoms from ``low`` to ``high``, whose mean it is exactly.
+
+    With Adam, values that have to travel over many atoms do so slowly: the logits of atoms far from all targets so far have
+    been pushed down for as long. `HLGauss` helps, and so do fewer bins.
+    """
 
     low: float = leaf(-10.0)  # smallest atom
     high: float = leaf(10.0)  # largest atom
