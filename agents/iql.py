@@ -166,7 +166,8 @@ def _value_step(config: Config, net: Networks, state: State, t: Transition, q: j
 
 def _critic_step(config: Config, net: Networks, state: State, t: Transition, next_value: jax.Array) -> tuple[State, Metrics]:
     """One Adam step of the critics towards r + discount V(s') (eq. 6), then one Polyak step of their targets."""
-    target = losses.td_target(t.reward, t.terminated, next_value, config.discount)
+    number = losses.td_target(t.reward, t.terminated, next_value, config.discount)
+    target = losses.Target(number, number)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(net.head, net.critic.apply(params, t.obs, t.action), target)

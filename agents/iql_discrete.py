@@ -140,7 +140,8 @@ def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[S
     state = state._replace(value=value)
     weight = jnp.minimum(jnp.exp(config.beta * (q - v(t.obs))), config.max_weight)
     actor, actor_metrics = descend(optax.adam(config.actor_lr), actor_loss, state.actor)
-    target = losses.td_target(t.reward, t.terminated, v(t.next_obs), config.discount)
+    number = losses.td_target(t.reward, t.terminated, v(t.next_obs), config.discount)
+    target = losses.Target(number, number)
     critic, critic_metrics = descend(optax.adam(config.critic_lr), critic_loss, state.critic)
     state = state._replace(actor=actor, critic=critic, target=polyak(state.target, critic.params, config.tau))
     return state, critic_metrics | value_metrics | actor_metrics

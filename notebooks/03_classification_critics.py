@@ -39,7 +39,9 @@ from rljax.experiments import presets, report
 # %%
 target = jnp.array([-1.0, 0.1, 3.3])
 figure = Figure(figsize=(8, 2.5), layout="constrained")
-for axes, head in zip(figure.subplots(1, 2), (heads.TwoHot(-5.0, 5.0, bins=31), heads.HLGauss(-5.0, 5.0, bins=31)), strict=True):
+for axes, head in zip(
+    figure.subplots(1, 2), (heads.TwoHot(-5.0, 5.0, bins=31), heads.HLGauss(-5.0, 5.0, bins=31)), strict=True
+):
     for row in head.probabilities(target):
         axes.stem(np.arange(head.size), np.asarray(row))
     axes.set(title=type(head).__name__, xlabel="bin")

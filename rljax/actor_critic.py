@@ -99,8 +99,8 @@ def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array)
     return q - jnp.exp(state.alpha.params) * log_prob, out
 
 
-def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: jax.Array) -> tuple[State, Metrics]:
-    """One Adam step of all critics towards ``target`` (`losses.backup`), followed by Polyak averaging of their targets."""
+def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: losses.Target) -> tuple[State, Metrics]:
+    """One Adam step of all critics towards ``target``, followed by Polyak averaging of their targets."""
 
     def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(networks.head, networks.critic.apply(params, t.obs, t.action), target)

@@ -114,7 +114,7 @@ def candidates(config: Any, networks: Networks, state: State, t: Transition, key
 
 
 def _critic_step(
-    config: Any, networks: Networks, state: State, t: Transition, target: jax.Array, bound: jax.Array, key: jax.Array
+    config: Any, networks: Networks, state: State, t: Transition, target: losses.Target, bound: jax.Array, key: jax.Array
 ) -> tuple[State, Metrics]:
     actions, log_mu = candidates(config, networks, state, t, key)
 

@@ -8,7 +8,7 @@ A head is a config of its own inside an agent's (``Config(head=HLGauss(low=-100,
 * ``backup(target [...], scale [...], out [..., size])``: the target of `loss` for a bootstrapped number ``target`` whose random
   part is ``scale`` times what the outputs ``out`` of the successor stand for; most heads only want the number;
 * ``loss(out [..., size], target) -> [...]``: excess over its minimum; ``target`` is not differentiated;
-* ``metrics(target)``: what is to be logged of a batch of targets.
+* ``metrics(target [B])``: what is to be logged of a batch of numbers to be brought to.
 
 `TwoHot`, `HLGauss` and `C51` are categorical: outputs are logits of a distribution over ``bins`` values between ``low`` and
 ``high`` ("Stop Regressing", arXiv:2403.03950). Their targets are numbers [...] or probabilities [..., bins]; the loss is the
@@ -259,9 +259,8 @@ class C51:
         return _excess(self, out, target)
 
     def metrics(self, target: jax.Array) -> dict[str, jax.Array]:
-        """``clipped``: share of numbers [B] outside the support; of probabilities [B, bins], what lies on its two ends."""
-        share = _outside(self, target) if target.ndim == 1 else (target[:, 0] + target[:, -1]).mean()
-        return {"clipped": share}
+        """``clipped``: share of targets [B] outside the support, by their means."""
+        return {"clipped": _outside(self, target)}
 
 
 HEADS = MappingProxyType({"scalar": Scalar(), "two_hot": TwoHot(), "hl_gauss": HLGauss(), "c51": C51()})

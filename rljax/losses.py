@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,13 @@ def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, d
     return jax.lax.stop_gradient(reward + discount * (1 - terminated) * next_value)
 
 
+class Target(NamedTuple):
+    """What critics are brought to: numbers [B], and the same as the head's `loss` wants them."""
+
+    number: jax.Array
+    encoded: jax.Array
+
+
 def backup(
     head: Head,
     reward: jax.Array,
@@ -23,14 +32,14 @@ def backup(
     next_value: jax.Array,
     next_out: jax.Array,
     discount: jax.Array | float,
-) -> jax.Array:
-    """What the critics' outputs are brought to: `td_target` [B], or a distribution [B, size] around it if the head wants one.
+) -> Target:
+    """The one-step target: `td_target` [B], encoded as a distribution [B, size] around it if the head wants one.
 
     ``next_out`` [B, size] are the outputs that ``next_value`` [B] was made of, with or without an entropy bonus: the
     distribution is theirs, scaled by the discount and moved to the mean `td_target`.
     """
     target = td_target(reward, terminated, next_value, discount)
-    return jax.lax.stop_gradient(head.backup(target, discount * (1 - terminated), next_out))
+    return Target(target, jax.lax.stop_gradient(head.backup(target, discount * (1 - terminated), next_out)))
 
 
 def least(head: Head, out: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -39,14 +48,13 @@ def least(head: Head, out: jax.Array) -> tuple[jax.Array, jax.Array]:
     return value.min(0), jnp.take_along_axis(out, value.argmin(0)[None, ..., None], 0)[0]
 
 
-def critic_loss(head: Head, out: jax.Array, target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+def critic_loss(head: Head, out: jax.Array, target: Target) -> tuple[jax.Array, dict[str, jax.Array]]:
     """``(loss, metrics)``: the head's loss of outputs [N, B, size] against targets, mean over B and sum over the N critics.
 
-    Targets are numbers [B], or what `backup` returns. The sum gives each critic the gradient it would have alone
-    (arXiv:1812.05905 eq. 5, without its factor 1/2).
+    The sum gives each critic the gradient it would have alone (arXiv:1812.05905 eq. 5, without its factor 1/2).
     """
-    loss = jax.vmap(head.loss, (0, None))(out, target).mean(-1).sum()
-    seen = {f"critic/{name}": value for name, value in head.metrics(target).items()}
+    loss = jax.vmap(head.loss, (0, None))(out, target.encoded).mean(-1).sum()
+    seen = {f"critic/{name}": value for name, value in head.metrics(target.number).items()}
     return loss, {"critic/loss": loss, "critic/q": head.value(out).mean(), **seen}
 
 

@@ -13,6 +13,11 @@ from rljax import heads, losses
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
 
 
+def critic_loss(out, target):
+    """The loss of regression towards numbers [B]."""
+    return losses.critic_loss(heads.Scalar(), out, losses.Target(target, target))[0]
+
+
 def test_td_target_by_hand():
     """1 + 0.9 * 10 where the episode goes on, 1 where it terminated."""
     args = (jnp.array([1.0, 1.0, -2.0]), jnp.array([False, True, False]), jnp.array([10.0, 10.0, 5.0]), 0.9)
@@ -40,7 +45,7 @@ def test_td_target_is_not_differentiated():
 def test_critic_loss_by_hand():
     """Mean over the batch, sum over the critics: ((0.25 + 1) + (0 + 4)) / 2."""
     out = jnp.array([[[0.5], [2.0]], [[1.0], [1.0]]])
-    np.testing.assert_allclose(losses.critic_loss(heads.Scalar(), out, jnp.array([1.0, 3.0]))[0], 2.625)
+    np.testing.assert_allclose(critic_loss(out, jnp.array([1.0, 3.0])), 2.625)
 
 
 def test_critic_loss_against_a_loop():
@@ -48,21 +53,21 @@ def test_critic_loss_against_a_loop():
     rng = np.random.default_rng(1)
     out, target = rng.normal(size=(3, 7, 1)), rng.normal(size=7)
     slow = sum(np.mean([(out[n, b, 0] - target[b]) ** 2 for b in range(7)]) for n in range(3))
-    np.testing.assert_allclose(losses.critic_loss(heads.Scalar(), jnp.asarray(out), jnp.asarray(target))[0], slow, rtol=1e-5)
+    np.testing.assert_allclose(critic_loss(jnp.asarray(out), jnp.asarray(target)), slow, rtol=1e-5)
 
 
 def test_each_critic_gets_the_gradient_it_would_have_alone():
     """The sum over critics does not scale learning rates by 1/N."""
     out, target = jax.random.normal(jax.random.key(0), (4, 6, 1)), jnp.arange(6.0)
-    together = jax.grad(lambda x: losses.critic_loss(heads.Scalar(), x, target)[0])(out)
-    alone = jax.grad(lambda x: losses.critic_loss(heads.Scalar(), x, target)[0])(out[2:3])
+    together = jax.grad(lambda x: critic_loss(x, target))(out)
+    alone = jax.grad(lambda x: critic_loss(x, target))(out[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-6)
 
 
 def test_critic_loss_refuses_a_target_of_the_wrong_rank():
     """[B, 1] against [B] is an error, not a [B, B] table."""
     with pytest.raises((ValueError, TypeError)):
-        losses.critic_loss(heads.Scalar(), jnp.zeros((2, 5, 1)), jnp.zeros((5, 1)))
+        critic_loss(jnp.zeros((2, 5, 1)), jnp.zeros((5, 1)))
 
 
 def test_td_target_refuses_a_value_of_the_wrong_rank():
@@ -95,7 +100,7 @@ def test_gradients_by_finite_differences():
         target = jnp.linspace(-1.0, 1.0, 6)
 
         def critic(x):
-            return losses.critic_loss(heads.Scalar(), x.reshape(2, 6, 1), target)[0]
+            return critic_loss(x.reshape(2, 6, 1), target)
 
         for f, x in (
             (critic, jax.random.normal(jax.random.key(0), (12,))),
@@ -127,8 +132,10 @@ def test_backup_is_the_target_or_a_distribution_around_it():
     def run(head, out):
         return losses.backup(head, reward, terminated, value, out, 0.9)
 
-    np.testing.assert_allclose(run(heads.HLGauss(), out), losses.td_target(reward, terminated, value, 0.9))
-    q, z, p = run(head, out), np.linspace(-10, 10, 41), np.asarray(jax.nn.softmax(out[0]), np.float64)
+    plain, encoded = run(heads.HLGauss(), out), run(head, out)
+    for number in (*plain, encoded.number):
+        np.testing.assert_allclose(number, losses.td_target(reward, terminated, value, 0.9))
+    q, z, p = encoded.encoded, np.linspace(-10, 10, 41), np.asarray(jax.nn.softmax(out[0]), np.float64)
     slow = np.zeros(41)
     for weight, atom in zip(p, z, strict=True):  # one half of an atom's width apart
         at = (min(max(1.0 + 0.9 * (atom + bonus), -10.0), 10.0) + 10.0) / 0.5
@@ -136,7 +143,7 @@ def test_backup_is_the_target_or_a_distribution_around_it():
         slow[min(int(at) + 1, 40)] += weight * (at % 1)
     np.testing.assert_allclose(q[0], slow, atol=1e-6)
     np.testing.assert_allclose(q[1], z == 2.0, atol=1e-5)
-    assert not np.any(jax.grad(lambda out: run(head, out)[0, 3])(out))
+    assert not np.any(jax.grad(lambda out: run(head, out).encoded[0, 3])(out))
 
 
 @pytest.mark.parametrize("head", [heads.Scalar(), heads.HLGauss(low=-6.0, high=6.0, bins=25)], ids=["Scalar", "HLGauss"])

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -46,11 +47,11 @@ ROWS, TESTS, INPUTS = 4_096, 1_024, 8  # examples to learn from and to be tested
 PHASES, STEPS, BATCH = 10, 500, 128  # functions in a row, gradient steps on each, examples per step
 RATES = (3e-4, 1e-3, 3e-3)  # Adam's step sizes; on seeds 100 to 102 the first was best for scalar, the second for the others
 NOISE = (0.0, 1.0, 3.0)  # deviation of the noise, in deviations of the function
-TASKS = {"gymnax/Pendulum-v1": 20_000, "brax/inverted_pendulum": 50_000}  # env steps
-GRADIENT_STEPS = {"td3_bc": 20_000, "cql": 10_000}
+TASKS = MappingProxyType({"gymnax/Pendulum-v1": 20_000, "brax/inverted_pendulum": 50_000})  # env steps
+GRADIENT_STEPS = MappingProxyType({"td3_bc": 20_000, "cql": 10_000})
 WIDTHS, WIDE_STEPS = (64, 256, 1024), 4_000  # of networks, and TD3+BC's gradient steps with them
 RATIOS, SCALES, SWEEP_STEPS = (0.55, 0.75, 0.85), (0.5, 1.0, 2.0), 10_000  # sigma in bins, widths of the support, env steps
-SMALL = {"actor_width": 64, "critic_width": 64, "batch_size": 128}
+SMALL = MappingProxyType({"actor_width": 64, "critic_width": 64, "batch_size": 128})
 PENALTY = 0.1  # of CQL with categorical heads, times the preset's: their loss is smaller than a squared error
 
 
