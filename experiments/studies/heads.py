@@ -246,7 +246,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         x = frame[frame["task"] == task]
         error = [x["IQM"] - x["low"], x["high"] - x["IQM"]]
         axes.errorbar(x["IQM"], range(len(x)), xerr=error, fmt="o", capsize=3)
-        axes.set(yticks=range(len(x)), yticklabels=x["head"], ylim=(len(x) - 0.5, -0.5))
+        axes.set(yticks=range(len(x)), yticklabels=x["head"], ylim=(len(x) - 0.5, -0.5), xlabel="score, larger is better")
         axes.set_title(task, fontsize=9)
         axes.grid(alpha=0.3)
     for axes in panels[len(tasks) :]:
