@@ -166,11 +166,12 @@ def train(args: list[str]) -> int:
     }
     agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
     setup = training.prepare(agent, _read_form(given, preset.config), env, **kwargs)
-    config, said = presets.with_supports(setup, preset)
+    options = {name.replace(INNER, ".") for name, value in vars(given.config).items() if value is not None}
+    config, said = presets.with_supports(setup, preset, options)
     setup = dataclasses.replace(setup, configs=(config,))
     _compilation_cache()
     out = given.out or Path("runs") / _run_name(setup, identity(setup.describe()))
-    if not out.exists():
+    if given.fresh or not (out / "config.json").exists():
         for sentence in said:
             progress.say(sentence)
     result = training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs)
@@ -426,7 +427,7 @@ def _form(config: Any) -> Any:
             for inner, (inner_kind, help_) in _inner_fields(config, field.name).items():
                 name = f"{field.name}.{inner}"
                 values[name.replace(".", INNER)] = None
-                option = tyro.conf.arg(name=name, help=help_)
+                option = tyro.conf.arg(name=name, help=f"{help_}; as the head has it, or computed, if not given")
                 fields.append((name.replace(".", INNER), Annotated[inner_kind | None, option]))
     return dataclasses.make_dataclass("Config", fields, frozen=True)(**values)
 

@@ -180,7 +180,8 @@ def prepare(
     for row in configs:
         if not isinstance(row, agent.Config):
             raise InputError(f"config must be {agent.__name__}.Config or a list of them, got {row!r}")
-        check_fields(row)
+    configs = tuple(map(check_fields, configs))
+    for row in configs:
         agent.check(row, spec)
     stack(configs)
     setup = Setup(agent, configs, made, spec, _seeds(seeds), steps, eval_every, eval_episodes, log_every)

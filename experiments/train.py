@@ -275,10 +275,11 @@ def _clipped(setup: Setup, rows: Rows) -> str:
     """A sentence on the first row in which more than 1 % of the targets lay outside the support of their head, or ""."""
     for row in rows:
         for name, part in (("critic/clipped", "head"), ("value/clipped", "value_head")):
-            if row.get(name, 0.0) > 0.01:
-                head = getattr(setup.configs[row["config"]], part)
+            head = getattr(setup.configs[row["config"]], part, None)
+            if row.get(name, 0.0) > 0.01 and hasattr(head, "low"):
+                which = f"seed {row['seed']}" + (f" of config {row['config']}" if len(setup.configs) > 1 else "")
                 return (
-                    f"by step {row['step']}, {100 * row[name]:.0f} % of the targets of seed {row['seed']} lay outside "
+                    f"by step {row['step']}, {100 * row[name]:.0f} % of the targets of {which} lay outside "
                     f"the support [{head.low:g}, {head.high:g}] and were clipped to it: "
                     f"widen config.{part}.low and config.{part}.high"
                 )

@@ -104,13 +104,15 @@ def override(base: C, changes: Mapping[str, Any], where: str = "config") -> C:
             value = choices[value]
         elif not _fits(value, hints[name]):
             raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {value!r}")
+        elif dataclasses.is_dataclass(fields[name].default) and jax.tree_util.all_leaves([value]):
+            raise InputError(f"{where}.{name} must be an object of a class made with @config, got {value!r}")
         base = dataclasses.replace(base, **{name: value})  # type: ignore[type-var]
     return base
 
 
-def check_fields(config: Any) -> None:
-    """Raise `InputError` if a field has a value of the wrong type."""
-    override(config, {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+def check_fields(config: C) -> C:
+    """The config with names of choices replaced by their values; `InputError` if a field has a value of the wrong type."""
+    return override(config, {f.name: getattr(config, f.name) for f in dataclasses.fields(config)})  # type: ignore[arg-type]
 
 
 def check_ranges(config: Any, where: str = "config") -> None:
@@ -150,8 +152,12 @@ def to_dict(config: Any) -> dict[str, Any]:
             out[field.name] = {"type": _path(type(value)), **to_dict(value)}
         elif callable(value):
             out[field.name] = {"function": _path(value)}
+        elif isinstance(value, tuple) and any(map(callable, value)):
+            out[field.name] = [{"function": _path(function)} for function in value]
         else:
-            out[field.name] = value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+            value = value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+            whole = isinstance(value, int) and not field.metadata.get("static")
+            out[field.name] = float(value) if whole else value  # 1 and 1.0 are one configuration
     return out
 
 
@@ -206,7 +212,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, arg) for arg in args)
     if origin is tuple and args:
         return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
-    return not isinstance(origin, type) or isinstance(value, origin)
+    return not isinstance(origin, type) or (isinstance(value, origin) and not isinstance(value, type))
 
 
 def _type_name(hint: Any) -> str:

@@ -7,14 +7,15 @@ A head is a config of its own inside an agent's (``Config(head=HLGauss(low=-100,
 * ``value(out [..., size]) -> [...]``: the expectation that outputs stand for;
 * ``backup(target [...], scale [...], out [..., size])``: the target of `loss` for a bootstrapped number ``target`` whose random
   part is ``scale`` times what the outputs ``out`` of the successor stand for; most heads only want the number;
-* ``loss(out [..., size], target) -> [...]``: excess over its minimum; ``target`` is not differentiated;
+* ``loss(out [..., size], target) -> [...]``, 0 at its minimum; ``target`` is not differentiated;
 * ``metrics(target [B])``: what is to be logged of a batch of numbers to be brought to.
 
 `TwoHot`, `HLGauss` and `C51` are categorical: outputs are logits of a distribution over ``bins`` values between ``low`` and
 ``high`` ("Stop Regressing", arXiv:2403.03950). Their targets are numbers [...] or probabilities [..., bins]; the loss is the
 cross-entropy minus the target's entropy, in float32 or wider. Numbers beyond the support are clipped to its ends, and
 the metric ``clipped`` tells their share; `support_from` finds a support. The support's ends are in units of values, or, with
-``transform`` `SYMLOG`, of their symmetric logarithm.
+``transform`` `SYMLOG`, of their symmetric logarithm; the value is then the symexp of the mean of the logarithms, which lies
+below the mean of numbers that scatter (as in DreamerV3, arXiv:2301.04104).
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ def identity(x: Any) -> Any:
     return x
 
 
-def symlog(x: jax.Array) -> jax.Array:
+def symlog(x: Any) -> jax.Array:
     """``sign(x) log(1 + |x|)`` [...] (arXiv:2301.04104 eq. 9)."""
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+    return jnp.where(x >= 0, jnp.log1p(jnp.where(x >= 0, x, 0.0)), -jnp.log1p(jnp.where(x >= 0, 0.0, -x)))
 
 
-def symexp(x: jax.Array) -> jax.Array:
+def symexp(x: Any) -> jax.Array:
     """``sign(x) (exp|x| - 1)`` [...], the inverse of `symlog`."""
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+    return jnp.where(x >= 0, jnp.expm1(x), -jnp.expm1(-x))
 
 
 LINEAR, SYMLOG = Transform(identity, identity), Transform(symlog, symexp)
@@ -116,8 +117,8 @@ class TwoHot:
     been pushed down for as long. `HLGauss` helps, and so do fewer bins.
     """
 
-    low: float = leaf(-10.0)  # smallest atom
-    high: float = leaf(10.0)  # largest atom
+    low: float = leaf(-10.0)  # lower end of the support, where the first atom lies
+    high: float = leaf(10.0)  # upper end of the support, where the last atom lies
     initial: float = leaf(0.0)  # value before learning, kept one bin inside the support
     bins: int = static(101, "[3, inf)")  # number of atoms
     transform: Transform = static(LINEAR, choices=TRANSFORMS)  # of values to the axis of the atoms
@@ -128,7 +129,7 @@ class TwoHot:
         return self.bins
 
     def check(self, where: str = "head") -> None:
-        """Raise `InputError` unless low < high; ``where`` is the head's name in the sentence."""
+        """Raise `InputError` for a support that is empty or too fine for float32; ``where`` is the head's name."""
         _check(self, where)
 
     def bias(self) -> jax.Array:
@@ -164,9 +165,9 @@ class HLGauss:
     biased inwards, by 0.69 bins at an end itself for the default ``sigma``: pad the support, as `support_from` does.
     """
 
-    low: float = leaf(-10.0)  # lower edge of the first bin
-    high: float = leaf(10.0)  # upper edge of the last bin
-    initial: float = leaf(0.0)  # value before learning, kept one bin inside the support
+    low: float = leaf(-10.0)  # lower end of the support, the edge of the first bin
+    high: float = leaf(10.0)  # upper end of the support, the edge of the last bin
+    initial: float = leaf(0.0)  # value before learning, kept one and a half bins inside the support
     sigma: float = leaf(0.75, "(0, inf)")  # deviation of the Gaussian, in bins
     bins: int = static(101, "[3, inf)")  # number of bins
     transform: Transform = static(LINEAR, choices=TRANSFORMS)  # of values to the axis of the bins
@@ -177,7 +178,7 @@ class HLGauss:
         return self.bins
 
     def check(self, where: str = "head") -> None:
-        """Raise `InputError` unless low < high; ``where`` is the head's name in the sentence."""
+        """Raise `InputError` for a support that is empty or too fine for float32; ``where`` is the head's name."""
         _check(self, where)
 
     @property
@@ -199,7 +200,7 @@ class HLGauss:
 
     def probabilities(self, target: jax.Array) -> jax.Array:
         """``[..., bins]`` of numbers [...]: the Gaussian's mass in each bin over that in the support."""
-        target = jnp.clip(self.transform.forward(target), self.low, self.high)
+        target = jnp.clip(_wide(self.transform.forward(target)), self.low, self.high)
         at = (target - self.low) * (self.bins / (self.high - self.low))
         cdf = erf(_each(jnp.arange(self.bins + 1, dtype=at.dtype), -at) * (np.sqrt(0.5) / self.sigma))
         return jnp.maximum(jnp.diff(cdf), 0.0) / (cdf[..., -1:] - cdf[..., :1])  # rounding makes erf fall by places
@@ -221,8 +222,8 @@ class C51:
     what it becomes with `TwoHot`.
     """
 
-    low: float = leaf(-10.0)  # smallest atom
-    high: float = leaf(10.0)  # largest atom
+    low: float = leaf(-10.0)  # lower end of the support, where the first atom lies
+    high: float = leaf(10.0)  # upper end of the support, where the last atom lies
     initial: float = leaf(0.0)  # value before learning, kept one bin inside the support
     bins: int = static(51, "[3, inf)")  # number of atoms
 
@@ -232,7 +233,7 @@ class C51:
         return self.bins
 
     def check(self, where: str = "head") -> None:
-        """Raise `InputError` unless low < high; ``where`` is the head's name in the sentence."""
+        """Raise `InputError` for a support that is empty or too fine for float32; ``where`` is the head's name."""
         _check(self, where)
 
     def bias(self) -> jax.Array:
@@ -275,34 +276,41 @@ def support_from(
     failure: float | None = None,
     bonus: tuple[float, float] = (0.0, 0.0),
     pad: float = 0.1,
+    transform: Transform = LINEAR,
 ) -> tuple[float, float]:
-    """``(low, high)`` of a support that holds all values, and ``pad`` times its width more on each side.
+    """``(low, high)`` of a support for a head with this ``transform``, with ``pad`` times its width more on each side.
 
     ``source`` is a `rljax.data.Dataset`, whose smallest and largest discounted returns count, or the ``(smallest, largest)``
-    reward of a step, with which an episode may go on for ever or end at once. ``scale``, ``bias`` and ``failure`` change
-    rewards as in `rljax.data.mc_returns`. ``bonus`` is the ``(smallest, largest)`` bonus that each later step adds where
-    targets hold one, such as the entropy's -alpha log pi.
+    reward of a step, with which an episode may go on for ever or end at once. Returns stop where the recording does: values
+    that a better policy reaches, or that a time limit hides, may lie beyond them, which the metric ``clipped`` shows.
+    ``scale``, ``bias`` and, for a data set, ``failure`` change rewards as in `rljax.data.mc_returns`. ``bonus`` is the
+    ``(smallest, largest)`` bonus that each later step adds where targets hold one, such as the entropy's -alpha log pi.
 
     Raises:
-        InputError: for a discount outside [0, 1), or rewards that are not two finite numbers in order.
+        InputError: for a discount outside [0, 1), rewards that are not two numbers in order, or numbers that are not finite.
     """
     if not 0 <= discount < 1:
         raise InputError(f"discount must be in [0, 1), got {discount}")
+    if not np.isfinite([scale, bias, failure or 0.0, *bonus, pad]).all() or pad < 0:
+        raise InputError("scale, bias, failure, bonus and pad must be finite, and pad must not be negative")
     if hasattr(source, "transition"):
         from rljax.data import mc_returns
 
         returns = mc_returns(source, discount, scale, bias, failure)
         low, high = float(returns.min()), float(returns.max())
     else:
-        rewards = [scale * float(reward) + bias for reward in source]
-        if len(rewards) != 2 or not np.isfinite(rewards).all() or source[0] > source[1]:
-            raise InputError(f"the range of rewards must be two finite numbers, the smallest first, got {source}")
+        given = np.ravel(np.asarray(source))
+        if given.shape != (2,) or given.dtype.kind not in "iuf" or not np.isfinite(given).all() or given[0] > given[1]:
+            raise InputError(f"the source must be a data set or two finite rewards, the smallest first, got {source!r}")
+        rewards = [scale * float(reward) + bias for reward in given]
         for_ever = [reward / (1 - discount) for reward in rewards]
         low, high = min(rewards + for_ever), max(rewards + for_ever)
     low += min(bonus[0], 0.0) * discount / (1 - discount)
     high += max(bonus[1], 0.0) * discount / (1 - discount)
     margin = pad * (high - low) if low < high else max(0.1 * abs(high), 1e-3)  # never empty
-    return low - margin, high + margin
+    if not np.isfinite([low - margin, high + margin]).all():
+        raise InputError(f"rewards this large have no finite values: {low:g} to {high:g}")
+    return float(transform.forward(low - margin)), float(transform.forward(high + margin))
 
 
 def _check(head: Any, where: str) -> None:
@@ -310,6 +318,11 @@ def _check(head: Any, where: str) -> None:
     wrong = ~(low < high)
     if wrong.any():
         raise InputError(f"{where}.low must be below {where}.high, got {low[wrong][0]:g} and {high[wrong][0]:g}")
+    largest = np.maximum(abs(low), abs(high)).astype(np.float64)
+    lost = ~(largest < 1e37) | ~((high - low) / head.bins > 4 * np.finfo(np.float32).eps * largest)
+    if lost.any():
+        ends = f"{low[lost][0]:.9g} and {high[lost][0]:.9g}"
+        raise InputError(f"{where}.low and {where}.high, {ends}, leave bins that float32 cannot tell apart: choose others")
 
 
 def _atoms(head: Any) -> jax.Array:
@@ -339,7 +352,7 @@ def _mean(out: jax.Array, atoms: jax.Array) -> jax.Array:
 
 def _two_hot(head: Any, target: jax.Array) -> jax.Array:
     """``[..., bins]`` of numbers [...] on the axis of the atoms: a hat function around each atom."""
-    target = jnp.clip(target, head.low, head.high)
+    target = jnp.clip(_wide(target), head.low, head.high)
     at = (target - head.low) * ((head.bins - 1) / (head.high - head.low))
     return jnp.maximum(1 - jnp.abs(_each(jnp.arange(head.bins, dtype=at.dtype), -at)), 0.0)
 

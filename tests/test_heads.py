@@ -372,13 +372,53 @@ def test_support_of_one_value_is_not_empty():
         assert low < d.returns[0] < high
 
 
-@pytest.mark.parametrize("rewards", [(1.0, 0.0), (0.0, math.inf), (math.nan, 1.0), (0.0,), (0.0, 1.0, 2.0)])
+@pytest.mark.parametrize("rewards", [(1.0, 0.0), (0.0, math.inf), (math.nan, 1.0), (0.0,), (0.0, 1.0, 2.0), 5, None, "ab"])
 def test_support_refuses(rewards):
     """Two finite numbers in order, and a discount below 1."""
-    with pytest.raises(InputError, match="range of rewards"):
+    with pytest.raises(InputError, match="two finite rewards"):
         heads.support_from(rewards, 0.9)
     with pytest.raises(InputError, match="discount"):
         heads.support_from((0.0, 1.0), 1.0)
+
+
+@pytest.mark.parametrize("kwargs", [{"pad": -0.6}, {"pad": math.nan}, {"bonus": (math.nan, 0.0)}, {"scale": math.inf}])
+def test_support_refuses_what_leads_to_none(kwargs):
+    """No end is ever infinite, NaN, or on the wrong side."""
+    for source in ((-1.0, 1.0), dataset([np.array([1.0, 2.0])], [0])):
+        with pytest.raises(InputError):
+            heads.support_from(source, 0.9, **kwargs)
+
+
+def test_support_of_a_transformed_head():
+    """Its ends are on the axis of the bins: symlogs of the padded ends."""
+    low, high = heads.support_from((-1.0, 0.0), 0.99, transform=SYMLOG)
+    np.testing.assert_allclose([low, high], [-np.log(111.0), np.log(11.0)], rtol=1e-5)
+
+
+def test_symlog_and_symexp_have_slope_one_at_zero():
+    """A value that starts at exactly 0 learns."""
+    assert jax.grad(heads.symexp)(0.0) == jax.grad(heads.symlog)(0.0) == 1.0
+    head = TwoHot(-10.0, 10.0, transform=SYMLOG)
+    assert np.abs(jax.grad(head.value)(head.bias())).max() > 0.01
+    for x in (-300.0, 300.0):
+        assert np.isfinite(jax.grad(heads.symlog)(x))
+
+
+@pytest.mark.parametrize("head", [TwoHot(bins=1001), HLGauss(bins=1001), C51(bins=1001)], ids=name)
+def test_low_precision_targets(head):
+    """A bfloat16 number is taken for what it is."""
+    y = jnp.asarray([7.3], jnp.bfloat16)
+    np.testing.assert_array_equal(head.probabilities(y), head.probabilities(y.astype(jnp.float32)))
+
+
+@categorical
+@pytest.mark.parametrize("ends", [(1e8, 1e8 + 1), (-3e38, 3e38), (-1e39, 1e39), (1e6, 1e6 + 1), (0.0, math.inf)])
+def test_check_refuses_what_float32_cannot_hold(head, ends):
+    """Bins that are one and the same number would make NaN of the first update."""
+    with pytest.raises(InputError, match=r"head\.low and head\.high"):
+        head.__class__(*ends).check()
+    head.__class__(-1e30, 1e30).check()
+    head.__class__(0.0, 1e-6).check()
 
 
 @categorical

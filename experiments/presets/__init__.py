@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -63,36 +64,38 @@ def normalized_rewards(data: Dataset | None) -> Reward:
     return Reward(scale=1000 / spread) if spread > 0 else Reward()
 
 
-def with_supports(setup: Setup, preset: Preset) -> tuple[Any, list[str]]:
+def with_supports(setup: Setup, preset: Preset, given: Collection[str] = ()) -> tuple[Any, list[str]]:
     """``(config, sentences)``: the run's config, with a support for each categorical head that has none of its own.
 
-    It comes from the data set's returns, or from the range of rewards of the env where that is known.
+    It comes from the data set's returns, or from the range of rewards of the env where that is known. Ends that are ``given``,
+    such as "head.low", or that are not the head's defaults, stay as they are.
     """
     config, said = setup.configs[0], []
-    for field in dataclasses.fields(config):
-        head = getattr(config, field.name)
-        if not hasattr(head, "low") or (head.low, head.high) != (type(head).low, type(head).high):
+    for name in (field.name for field in dataclasses.fields(config)):
+        head = getattr(config, name)
+        if not hasattr(head, "low"):
             continue
-        found = _support(setup, config, preset)
-        if found is None:
-            said.append(
-                f"config.{field.name} has the support [{head.low:g}, {head.high:g}], a guess: "
-                f"set config.{field.name}.low and config.{field.name}.high to where the values of {setup.env.name} lie"
-            )
-            continue
-        low, high = found
-        config = override(config, {f"{field.name}.low": low, f"{field.name}.high": high})
-        said.append(f"config.{field.name} has the support [{low:g}, {high:g}]")
+        ends = {end: getattr(head, end) for end in ("low", "high")}
+        missing = [end for end in ends if f"{name}.{end}" not in given and ends[end] == getattr(type(head), end)]
+        found = _support(setup, config, preset, getattr(head, "transform", heads.LINEAR))
+        config = override(config, {f"{name}.{end}": found[end] for end in missing if found})
+        head = getattr(config, name)
+        guess = f", a guess: set config.{name}.low and config.{name}.high to where the values of the task lie"
+        said.append(f"config.{name} has the support [{head.low:g}, {head.high:g}]" + (guess if missing and not found else ""))
     return config, said
 
 
-def _support(setup: Setup, config: Any, preset: Preset) -> tuple[float, float] | None:
+def _support(setup: Setup, config: Any, preset: Preset, transform: heads.Transform) -> dict[str, float]:
+    """Low and high, or nothing where the range of rewards is not known."""
     bonus = _entropy_bonus(config, setup.spec) if preset.soft else (0.0, 0.0)
     if setup.data is not None:
         reward = asdict(setup.offline.reward)
-        return heads.support_from(setup.data, float(config.discount), bonus=bonus, **reward)
-    rewards = REWARDS.get(task(setup.env.name))
-    return None if rewards is None else heads.support_from(rewards, float(config.discount), bonus=bonus)
+        low, high = heads.support_from(setup.data, float(config.discount), bonus=bonus, transform=transform, **reward)
+    elif rewards := REWARDS.get(task(setup.env.name)):
+        low, high = heads.support_from(rewards, float(config.discount), bonus=bonus, transform=transform)
+    else:
+        return {}
+    return {"low": low, "high": high}
 
 
 def _entropy_bonus(config: Any, spec: Spec) -> tuple[float, float]:
@@ -103,7 +106,7 @@ def _entropy_bonus(config: Any, spec: Spec) -> tuple[float, float]:
     return -config.init_alpha * config.target_entropy_scale * dims, config.init_alpha * dims * math.log(2)
 
 
-# Smallest and largest reward of a step. Brax gives none: these hold what SAC reached here, and leave room.
+# Smallest and largest reward of a step. Brax tells none: its numbers hold what SAC reached here, and leave room.
 REWARDS = MappingProxyType(
     {
         "pendulum": (-16.28, 0.0),  # -(pi^2 + 0.1 * 8^2 + 0.001 * 2^2)

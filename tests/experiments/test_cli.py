@@ -177,6 +177,18 @@ def test_a_head_gets_its_support(rljax):
     assert code == 0 and "resumed at step 800" in out and "outside the support" not in out
     assert json.loads((rljax.folder / "off/config.json").read_text())["config"]["head"]["bins"] == 9
 
+    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -10 --config.head.high 10", *TINY)
+    assert code == 0 and "config.head has the support [-10, 10]\n" in out
+    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -500 --out one", *TINY)
+    head = json.loads((rljax.folder / "one/config.json").read_text())["config"]["head"]
+    assert code == 0 and head["low"] == -500 and head["high"] > 100 and "support [-500, " in out
+    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -500 --out one --fresh", *TINY)
+    assert code == 0 and "support [-500, " in out
+    symlog = "--config.head two_hot --config.head.transform symlog"
+    code, out, _ = rljax(f"train sac pendulum --steps 300 {symlog} --out curved", *TINY)
+    head = json.loads((rljax.folder / "curved/config.json").read_text())["config"]["head"]
+    assert code == 0 and -8 < head["low"] < -7 and 5 < head["high"] < 6
+
     code, out, _ = rljax("train sac gymnax/Reacher-misc --steps 300 --config.head c51", *TINY)
     assert code == 0 and "config.head has the support [-10, 10], a guess: set config.head.low and config.head.high" in out
 

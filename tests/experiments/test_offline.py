@@ -208,9 +208,11 @@ def test_support_comes_from_the_data_set(agent, parts):
         head = getattr(found, part)
         np.testing.assert_allclose([head.low, head.high], [returns.min() - margin, returns.max() + margin], rtol=1e-5)
     assert len(said) == len(parts)
-    given = override(config, {"head.low": -5.0})
-    setup = prepare(module, given, None, **COUNTS, data=recorded(), action_bounds=(-2.0, 2.0))
-    assert presets.with_supports(setup, presets.find(agent, "none", setup.data))[0].head == given.head
+    setup = prepare(module, override(config, {"head.low": -5.0}), None, **COUNTS, data=recorded(), action_bounds=(-2.0, 2.0))
+    head = presets.with_supports(setup, presets.find(agent, "none", setup.data))[0].head
+    assert head.low == -5.0 and head.high != 10.0
+    head = presets.with_supports(setup, presets.find(agent, "none", setup.data), ["head.low", "head.high"])[0].head
+    assert (head.low, head.high) == (-5.0, 10.0)
 
 
 def test_scores_are_normalised_where_there_is_a_reference():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rljax
-from rljax import store
+from rljax import heads, store
 from rljax.agents import sac
 from rljax.base import InputError
-from rljax.config import override
+from rljax.config import config, leaf, override
 from rljax.experiments.train import Setup, load, prepare, train
 
 TINY = override(
@@ -26,6 +29,29 @@ def short(out=None, config=TINY, env="pendulum", **changes):
     """A run of 600 steps with two seeds, evaluated and saved each 200."""
     arguments = {"seeds": 2, "steps": 600, "eval_every": 200, "eval_episodes": 2, "log_every": 100} | changes
     return train(sac, config, env, out=out, **arguments)
+
+
+@config
+class Loud:
+    """A head of a user: regression with a factor, which calls its metric as the categorical heads do."""
+
+    factor: float = leaf(2.0)
+    size = 1
+
+    def bias(self):
+        return jnp.zeros(1)
+
+    def value(self, out):
+        return self.factor * out[..., 0]
+
+    def backup(self, target, scale, out):
+        return target
+
+    def loss(self, out, target):
+        return (self.value(out) - target) ** 2
+
+    def metrics(self, target):
+        return {"clipped": jnp.float32(1.0)}
 
 
 def contents(out):
@@ -243,6 +269,24 @@ def test_other_numbers_and_seeds_compile_nothing(compilations):
     with compilations() as names:
         short(config=changed, seeds=[7, 9])
     assert names == []
+
+
+def test_whole_numbers_are_the_same_configuration(tmp_path, capsys):
+    """-2000 and -2000.0 are one run, which is found again; the name of a head will do."""
+    for head in (heads.HLGauss(low=-2000, high=0), heads.HLGauss(low=-2000.0, high=0.0)):
+        result = short(tmp_path / "run", config=override(TINY, {"head": head}))
+    assert "finished at step" in capsys.readouterr().out and result.step == load(tmp_path / "run").step
+    assert isinstance(short(config=dataclasses.replace(TINY, head="two_hot")).setup.configs[0].head, heads.TwoHot)
+
+
+def test_a_head_of_ones_own(tmp_path):
+    """Any config with a head's methods learns, and may call its metrics what it likes; what is none is refused."""
+    result = short(tmp_path / "own", config=override(TINY, {"head": Loud()}))
+    assert {row["critic/clipped"] for row in result.rows if "critic/clipped" in row} == {1.0}
+    methods = dict.fromkeys(("size", "bias", "value", "backup", "loss", "metrics"))
+    for wrong in (heads.HLGauss, object(), SimpleNamespace(**methods)):
+        with pytest.raises(InputError, match="config.head must be"):
+            short(config=dataclasses.replace(TINY, head=wrong))
 
 
 def test_parallel_envs_and_configs():
