@@ -380,7 +380,7 @@ def _require_field(config: Any, path: str) -> None:
 def _inner_fields(config: Any, name: str) -> dict[str, tuple[Any, str]]:
     """``{field: (type, comment)}`` of all choices for the config within ``config`` called ``name``."""
     choices = next(f.metadata.get("choices") or {} for f in dataclasses.fields(config) if f.name == name)
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     for choice in filter(dataclasses.is_dataclass, choices.values()):
         for field, kind, comment in _described(type(choice)):
             found.setdefault(field.name, (_as_names(field, kind), comment))

@@ -155,9 +155,9 @@ def to_dict(config: Any) -> dict[str, Any]:
         elif isinstance(value, tuple) and any(map(callable, value)):
             out[field.name] = [{"function": _path(function)} for function in value]
         else:
-            value = value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
-            whole = isinstance(value, int) and not field.metadata.get("static")
-            out[field.name] = float(value) if whole else value  # 1 and 1.0 are one configuration
+            plain: Any = value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+            whole = isinstance(plain, int) and not field.metadata.get("static")
+            out[field.name] = float(plain) if whole else plain  # 1 and 1.0 are one configuration
     return out
 
 

@@ -130,7 +130,7 @@ def sigma(study: Study) -> list[Row]:
     """Returns of SAC with HL-Gauss: deviations x supports in one program, whose number is printed."""
     env, seeds = "gymnax/Pendulum-v1", parse_seeds(study.seeds)
     preset, agent = presets.find("sac", env), import_module("rljax.agents.sac")
-    counts = {"seeds": seeds, "steps": SWEEP_STEPS, "eval_every": SWEEP_STEPS // 2, "eval_episodes": 10}
+    counts: Row = {"seeds": seeds, "steps": SWEEP_STEPS, "eval_every": SWEEP_STEPS // 2, "eval_episodes": 10}
     config, _ = presets.with_supports(prepare(agent, override(preset.config, {"head": "hl_gauss"}), env, **counts), preset)
     low, high = config.head.low, config.head.high
     middle, half = (low + high) / 2, (high - low) / 2
@@ -156,8 +156,8 @@ def scores(
     """Last and best return of each seed of a run, which is kept in the study's folder."""
     module, data = import_module(f"rljax.agents.{agent}"), None if file is None else load(file)
     preset, seeds = presets.find(agent, env, data), parse_seeds(study.seeds)
-    counts = {"seeds": seeds, "steps": steps, "eval_every": steps // 4, "num_envs": preset.num_envs, "eval_episodes": 10}
-    where = {"data": data, "reward": preset.reward} if file else {}
+    counts: Row = {"seeds": seeds, "steps": steps, "eval_every": steps // 4, "num_envs": preset.num_envs, "eval_episodes": 10}
+    where: Row = {"data": data, "reward": preset.reward} if file else {}
     setup = prepare(module, override(preset.config, changes), env, **counts, **where)
     config, _ = presets.with_supports(setup, preset)
     task = f"{agent} {env}{f' {Path(file).stem}' if file else ''}{note}"
