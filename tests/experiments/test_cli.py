@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rljax.experiments import cli
+from rljax.experiments import train as training
 
 TINY = [
     *("--config.batch-size", "8", "--config.warmup", "100", "--config.actor-width", "8", "--config.critic-width", "8"),
@@ -161,36 +162,41 @@ def test_train_show_play(rljax):
     assert code == 2 and "config.discount is 0.99 there, 0.9 here" in err
 
 
-def test_a_head_gets_its_support(rljax):
-    """From the env's rewards when none is given; the numbers given are taken; a support that is too small is told once."""
-    code, out, _ = rljax("train sac pendulum --steps 300 --config.head hl_gauss --config.head.sigma 0.5 --out fit", *TINY)
-    head = json.loads((rljax.folder / "fit/config.json").read_text())["config"]["head"]
-    assert code == 0 and f"config.head has the support [{head['low']:g}, {head['high']:g}]" in out and "widen" not in out
-    assert head["type"] == "rljax.heads:HLGauss" and head["sigma"] == 0.5 and head["low"] < -1628 < 0 < head["high"]
-    code, out, _ = rljax("train sac pendulum --steps 300 --config.head hl_gauss --config.head.sigma 0.5 --out fit", *TINY)
-    assert code == 0 and "finished at step 300" in out and "support" not in out
+@pytest.mark.parametrize(
+    ("line", "sentence", "low", "high"),
+    [
+        ("pendulum --config.head hl_gauss --config.head.sigma 0.5", "the support [-1", (-2000, -1628), (100, 300)),
+        (
+            "pendulum --config.head c51 --config.head.low -10 --config.head.high 10",
+            "the support [-10, 10]",
+            (-10, -10),
+            (10, 10),
+        ),
+        ("pendulum --config.head c51 --config.head.low=-500 --fresh", "the support [-500, ", (-500, -500), (100, 300)),
+        ("pendulum --config.head two_hot --config.head.transform symlog", "the support [-7.", (-8, -7), (5, 6)),
+        ("gymnax/Reacher-misc --config.head c51", "[-10, 10], a guess: set config.head.low", (-10, -10), (10, 10)),
+    ],
+)
+def test_a_head_gets_its_support(rljax, monkeypatch, capsys, line, sentence, low, high):
+    """From the env's rewards, but for the ends that are given; it is printed, and said to be a guess where it is one."""
+    seen = []
+    monkeypatch.setattr(training, "train", lambda agent, config, env, **kwargs: seen.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rljax(f"train sac {line} --steps 300", *TINY)
+    assert low[0] <= seen[0].head.low <= low[1] and high[0] <= seen[0].head.high <= high[1]
+    assert sentence in capsys.readouterr().out
 
+
+def test_a_support_that_is_too_small_is_told_once(rljax):
+    """Also when the run goes on; the head is in config.json, and the support is printed when the run begins."""
     narrow = "train sac pendulum --config.head two_hot --config.head.low -1 --config.head.high=1 --config.head.bins 9 --out off"
     code, out, _ = rljax(f"{narrow} --steps 800", *TINY)
     assert code == 0 and out.count("outside the support [-1, 1]") == 1 and "widen config.head.low" in out
+    assert "config.head has the support [-1, 1]\n" in out
     code, out, _ = rljax(f"{narrow} --steps 1400", *TINY)
-    assert code == 0 and "resumed at step 800" in out and "outside the support" not in out
-    assert json.loads((rljax.folder / "off/config.json").read_text())["config"]["head"]["bins"] == 9
-
-    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -10 --config.head.high 10", *TINY)
-    assert code == 0 and "config.head has the support [-10, 10]\n" in out
-    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -500 --out one", *TINY)
-    head = json.loads((rljax.folder / "one/config.json").read_text())["config"]["head"]
-    assert code == 0 and head["low"] == -500 and head["high"] > 100 and "support [-500, " in out
-    code, out, _ = rljax("train sac pendulum --steps 300 --config.head c51 --config.head.low -500 --out one --fresh", *TINY)
-    assert code == 0 and "support [-500, " in out
-    symlog = "--config.head two_hot --config.head.transform symlog"
-    code, out, _ = rljax(f"train sac pendulum --steps 300 {symlog} --out curved", *TINY)
-    head = json.loads((rljax.folder / "curved/config.json").read_text())["config"]["head"]
-    assert code == 0 and -8 < head["low"] < -7 and 5 < head["high"] < 6
-
-    code, out, _ = rljax("train sac gymnax/Reacher-misc --steps 300 --config.head c51", *TINY)
-    assert code == 0 and "config.head has the support [-10, 10], a guess: set config.head.low and config.head.high" in out
+    assert code == 0 and "resumed at step 800" in out and "support" not in out
+    head = json.loads((rljax.folder / "off/config.json").read_text())["config"]["head"]
+    assert head["type"] == "rljax.heads:TwoHot" and head["bins"] == 9
 
 
 def test_seeds_are_a_number_or_a_list():
