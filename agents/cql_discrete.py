@@ -109,23 +109,18 @@ def make(spec: Spec, config: Config) -> Agent:
 
 def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
     best = net.head.value(net.critic.apply(state.critic.params, t.next_obs)).min(0).argmax(-1)
-    value, out = losses.least(net.head, _chosen(net.critic.apply(state.target, t.next_obs), best))
+    value, out = losses.least(net.head, losses.chosen(net.critic.apply(state.target, t.next_obs), best))
     target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         out = net.critic.apply(params, t.obs)
-        chosen = _chosen(out, t.action)
+        chosen = losses.chosen(out, t.action)
         td, metrics = losses.critic_loss(net.head, chosen, target)
         gap = (jax.nn.logsumexp(net.head.value(out), -1) - net.head.value(chosen)).mean(-1)
         return td + config.penalty * gap.sum(), metrics | {"critic/gap": gap.mean()}
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
-
-
-def _chosen(out: jax.Array, action: jax.Array) -> jax.Array:
-    """``[N, B, size]`` of outputs [N, B, A, size] for actions [B]."""
-    return jnp.take_along_axis(out, action[None, :, None, None], 2)[:, :, 0]
 
 
 def _num_actions(config: Config, state: State) -> int:

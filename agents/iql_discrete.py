@@ -119,7 +119,7 @@ def make(spec: Spec, config: Config) -> Agent:
 
 def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
     def chosen(params: dict) -> jax.Array:
-        return jnp.take_along_axis(net.critic.apply(params, t.obs), t.action[None, :, None, None], 2)[:, :, 0]
+        return losses.chosen(net.critic.apply(params, t.obs), t.action)
 
     def v(obs: jax.Array) -> jax.Array:
         return config.value_head.value(net.value.apply(state.value.params, obs))

@@ -113,7 +113,7 @@ def _critic_step(config: Config, net: Networks, state: State, t: Transition) -> 
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         out = net.critic.apply(params, t.obs)
-        return losses.critic_loss(net.head, jnp.take_along_axis(out, t.action[None, :, None, None], 2)[:, :, 0], target)
+        return losses.critic_loss(net.head, losses.chosen(out, t.action), target)
 
     critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics

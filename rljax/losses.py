@@ -42,6 +42,11 @@ def backup(
     return Target(target, jax.lax.stop_gradient(head.backup(target, discount * (1 - terminated), next_out)))
 
 
+def chosen(out: jax.Array, action: jax.Array) -> jax.Array:
+    """Outputs [N, B, size] of the actions [B] taken, of outputs [N, B, A, size] for all A actions."""
+    return jnp.take_along_axis(out, action[None, :, None, None], 2)[:, :, 0]
+
+
 def least(head: Head, out: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``(value [...], out [..., size])`` of the critic of least value, place by place, of outputs [N, ..., size]."""
     value = head.value(out)

@@ -106,7 +106,7 @@ def _entropy_bonus(config: Any, spec: Spec) -> tuple[float, float]:
     return -config.init_alpha * config.target_entropy_scale * dims, config.init_alpha * dims * math.log(2)
 
 
-# Smallest and largest reward of a step. Brax tells none: its numbers hold what SAC reached here, and leave room.
+# Smallest and largest reward of a step. Brax tells none: its numbers are estimates, which ``critic/clipped`` checks in a run.
 REWARDS = MappingProxyType(
     {
         "pendulum": (-16.28, 0.0),  # -(pi^2 + 0.1 * 8^2 + 0.001 * 2^2)
