@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from rljax.base import Env, HostEnv, InputError
-from rljax.envs import from_brax, from_gymnasium, from_gymnax, pendulum
+from rljax.envs import from_brax, from_gymnasium, from_gymnax, maze, pendulum
 from rljax.envs.contract import check
 
 __all__ = ["check", "make", "names"]
 
-_ADAPTERS = MappingProxyType({"brax": from_brax, "gymnax": from_gymnax, "pendulum": pendulum})
+_ADAPTERS = MappingProxyType({"brax": from_brax, "gymnax": from_gymnax, "maze": maze, "pendulum": pendulum})
 
 if __name__ == "envs":  # python runs in the checkout's root
     from rljax.alias import alias
@@ -23,9 +23,10 @@ if __name__ == "envs":  # python runs in the checkout's root
 
 
 def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
-    """`Env` of ``num_envs`` copies: ``pendulum``, ``gymnax/<id>`` or ``brax/<id>``; equal arguments give the same object.
+    """`Env` of ``num_envs`` copies: ``pendulum``, ``maze/<id>``, ``gymnax/<id>`` or ``brax/<id>``.
 
-    ``gymnasium/<id>`` is any environment registered with gymnasium, as a `HostEnv`; it has no options.
+    Equal arguments give the same object. ``gymnasium/<id>`` is any environment registered with gymnasium, as a `HostEnv`;
+    it has no options.
 
     Options stand in the name or beside it: ``make("brax/hopper?backend=mjx")`` is ``make("brax/hopper", backend="mjx")``.
     All adapters know ``horizon`` (env steps), brax also ``backend``. ``env.name`` is the name with the options that are

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rljax.base import Env, HostEnv
-from rljax.envs import from_brax, from_gymnax
+from rljax.envs import from_brax, from_gymnax, maze
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,14 +113,18 @@ def _drawing(name: str, obs: np.ndarray) -> tuple[Draw, tuple[float, float, floa
     """How to draw an observation, the box it fills and the milliseconds it stays; None if nobody has told."""
     if name in _MECHANISMS:
         return _MECHANISMS[name]
+    if name.startswith("maze/"):
+        plan = maze.load(name.removeprefix("maze/"))
+        path, (columns, rows) = maze.positions(plan, obs), plan.free.shape
+        return (lambda canvas, o: _point_maze(canvas, plan, path, o)), (0.0, 0.0, float(columns), float(rows)), 50
     if name.endswith("-MinAtar") or name in from_gymnax.GRIDS:
         return _pixels, (0.0, 0.0, float(obs.shape[2]), float(obs.shape[1])), 100
     if name in _MAZES:
         import gymnax
 
-        maze = gymnax.make(name)[0]
-        rows, columns = maze.env_map.shape if name == "FourRooms-misc" else maze.desc.shape
-        return (lambda canvas, o: _MAZES[name](canvas, maze, o)), (0.0, 0.0, float(columns), float(rows)), 100
+        grid = gymnax.make(name)[0]
+        rows, columns = grid.env_map.shape if name == "FourRooms-misc" else grid.desc.shape
+        return (lambda canvas, o: _MAZES[name](canvas, grid, o)), (0.0, 0.0, float(columns), float(rows)), 100
     return None
 
 
@@ -177,6 +181,16 @@ def _mountain_car(canvas: Canvas, obs: np.ndarray) -> None:
     _disc(canvas, obs[0], np.sin(3 * obs[0]) * 0.45 + 0.04, 0.04, RED)
 
 
+def _point_maze(canvas: Canvas, plan: maze.Maze, path: np.ndarray, obs: np.ndarray) -> None:
+    """Walls, the goal, the whole episode's path and where the mass is now."""
+    for column, row in np.argwhere(~plan.free):
+        _rectangle(canvas, column, row, column + 1, row + 1, BLACK)
+    (goal_x, goal_y), (x, y) = plan.goal, maze.positions(plan, obs)
+    _disc(canvas, goal_x, goal_y, maze.RADIUS, GREEN)
+    _line(canvas, list(zip(*path.T, strict=True)), GREY, 0.06)
+    _disc(canvas, x, y, 0.15, RED)
+
+
 def _pixels(canvas: Canvas, obs: np.ndarray) -> None:
     """Each cell in the colour of its last channel that is set."""
     from PIL import Image
@@ -193,18 +207,18 @@ def _cell(canvas: Canvas, row: float, column: float, color: Any) -> None:
     _rectangle(canvas, column, y - 1, column + 1, y, color)
 
 
-def _four_rooms(canvas: Canvas, maze: Any, obs: np.ndarray) -> None:
-    for row, column in np.argwhere(~np.asarray(maze.env_map, bool)):
+def _four_rooms(canvas: Canvas, grid: Any, obs: np.ndarray) -> None:
+    for row, column in np.argwhere(~np.asarray(grid.env_map, bool)):
         _cell(canvas, row, column, BLACK)
     _cell(canvas, obs[2], obs[3], GREEN)
     _disc(canvas, obs[1] + 0.5, canvas.box[3] - obs[0] - 0.5, 0.35, RED)
 
 
-def _frozen_lake(canvas: Canvas, maze: Any, obs: np.ndarray) -> None:
+def _frozen_lake(canvas: Canvas, grid: Any, obs: np.ndarray) -> None:
     colors = (GREY, (225, 240, 250), BLUE, GREEN)  # start, frozen, hole, goal
-    for (row, column), tile in np.ndenumerate(np.asarray(maze.desc)):
+    for (row, column), tile in np.ndenumerate(np.asarray(grid.desc)):
         _cell(canvas, row, column, colors[tile])
-    row, column = divmod(int(np.argmax(obs)), maze.desc.shape[1])
+    row, column = divmod(int(np.argmax(obs)), grid.desc.shape[1])
     _disc(canvas, column + 0.5, canvas.box[3] - row - 0.5, 0.3, RED)
 
 

@@ -71,7 +71,7 @@ def ended(step):
     return (step.terminated | step.truncated)[:, None]
 
 
-@pytest.mark.parametrize("name", ["pendulum", "gymnax/CartPole-v1", "gymnax/Catch-bsuite"])
+@pytest.mark.parametrize("name", ["pendulum", "maze/open", "gymnax/CartPole-v1", "gymnax/Catch-bsuite"])
 def test_good_envs_pass(name):
     envs.check(envs.make(name, 2))
 

@@ -14,6 +14,8 @@ from rljax.base import InputError
         ("pendulum", {}, "pendulum"),
         ("pendulum?horizon=200", {}, "pendulum"),
         ("pendulum", {"horizon": 50}, "pendulum?horizon=50"),
+        ("maze/umaze?horizon=150", {}, "maze/umaze"),
+        ("maze/open", {"horizon": 150}, "maze/open?horizon=150"),
         ("gymnax/CartPole-v1?horizon=70", {}, "gymnax/CartPole-v1?horizon=70"),
         ("brax/inverted_pendulum", {"backend": "spring", "horizon": 90}, "brax/inverted_pendulum?backend=spring&horizon=90"),
         ("brax/inverted_pendulum?backend=generalized", {}, "brax/inverted_pendulum"),
@@ -29,6 +31,7 @@ def test_options_stand_in_the_name_or_beside_it(name, options, full):
 
 def test_horizon_is_the_time_limit():
     assert envs.make("pendulum").spec.horizon == 200
+    assert envs.make("maze/medium").spec.horizon == 250
     assert envs.make("gymnax/CartPole-v1").spec.horizon == 500
     assert envs.make("brax/inverted_pendulum?horizon=7").spec.horizon == 7
 
@@ -40,11 +43,14 @@ def test_horizon_is_the_time_limit():
         ("gymnax/cartpole", 1, {}, "did you mean gymnax/CartPole-v1?"),
         ("zzz", 1, {}, "see `rljax envs`"),
         ("pendulum/x", 1, {}, "unknown environment 'pendulum/x'"),
+        ("maze", 1, {}, "unknown environment 'maze'"),
+        ("maze/u-maze", 1, {}, "did you mean maze/umaze?"),
         ("brax/", 1, {}, "unknown environment 'brax/'"),
         ("brax/swimmer", 1, {}, "brax/swimmer is not supported"),
         ("gymnax/MNISTBandit-bsuite", 1, {}, "it downloads its images"),
         ("pendulum", 0, {}, "num_envs must be at least 1, got 0"),
         ("pendulum?gravity=9", 1, {}, "pendulum has no option 'gravity': it knows horizon"),
+        ("maze/open?goal=1", 1, {}, "maze/open has no option 'goal': it knows horizon"),
         ("pendulum", 1, {"backend": "spring"}, "pendulum has no option 'backend'"),
         ("pendulum?horizon=0", 1, {}, "horizon of pendulum must be a whole number of env steps above 0, got '0'"),
         ("pendulum?horizon=ten", 1, {}, "got 'ten'"),
@@ -60,5 +66,5 @@ def test_mistakes_are_one_sentence(name, num_envs, options, sentence):
 
 def test_names_are_all_that_can_be_made():
     names = envs.names()
-    assert len(names) == len(set(names)) and {"pendulum", "brax/ant", "gymnax/Breakout-MinAtar"} <= set(names)
+    assert len(names) == len(set(names)) and {"pendulum", "maze/umaze", "brax/ant", "gymnax/Breakout-MinAtar"} <= set(names)
     assert not {"brax/swimmer", "gymnax/MNISTBandit-bsuite"} & set(names)

@@ -34,6 +34,7 @@ def episode(name, length):
     [
         ("pendulum", 30, 30),
         ("pendulum?horizon=500", 500, FRAMES),
+        ("maze/umaze", 40, 40),
         ("gymnax/CartPole-v1", 12, 12),
         ("gymnax/Breakout-MinAtar", 9, 9),
     ],
