@@ -15,9 +15,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rljax import actor_critic, heads, losses, normalize
+from rljax import actor_critic, heads, normalize
 from rljax.actor_critic import Metrics, State, act, mode, networks
-from rljax.base import Agent, Array, Batch, Spec, Transition, no_memory
+from rljax.base import Agent, Array, Batch, Spec, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
 
 
@@ -62,22 +62,9 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
 
 def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
     """``(state, metrics)`` after U critic steps and one step of actor and temperature; transitions are [U, B, ...]."""
-    action_dim = batch.transition.action.shape[-1]
-    net = networks(config, action_dim)
-    key_critic, key_actor = jax.random.split(key)
+    net = networks(config, batch.transition.action.shape[-1])
     state, transitions = actor_critic.normalized(config, state, batch)
-
-    def critic_step(state: State, x: tuple[Transition, jax.Array]) -> tuple[State, Metrics]:
-        t, key = x
-        value, out = actor_critic.soft_value(net, state, t.next_obs, key)
-        target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
-        return actor_critic.critic_step(config, net, state, t, target)
-
-    num = transitions.reward.shape[0]
-    state, critic_metrics = jax.lax.scan(critic_step, state, (transitions, jax.random.split(key_critic, num)))
-    target_entropy = -config.target_entropy_scale * action_dim
-    state, actor_metrics = actor_critic.actor_step(config, net, state, transitions.obs[-1], target_entropy, key_actor)
-    return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics
+    return actor_critic.soft_update(config, net, state, transitions, key)
 
 
 def make(spec: Spec, config: Config) -> Agent:

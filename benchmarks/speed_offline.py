@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from speed import HOPPER, ITERATIONS, PRODUCTS, measure, product
 
-from rljax import loops
+from rljax import loops, replay
 from rljax.agents import cql, iql, td3_bc
 from rljax.base import Batch, Transition
 from rljax.config import override, stack
@@ -28,13 +28,13 @@ AGENTS = (td3_bc, iql, cql)
 SIZES = {"actor_width": 256, "critic_width": 256, "actor_depth": 2, "critic_depth": 2, "batch_size": 256}
 
 
-def recorded() -> loops.Recorded:
+def recorded() -> replay.Recorded:
     """A million transitions of noise."""
     keys = jax.random.split(jax.random.key(0), 4)
     obs, next_obs = (jax.random.normal(key, (ROWS, 11)) for key in keys[:2])
     action = jax.random.uniform(keys[2], (ROWS, 3), minval=-1)
     flag = jnp.zeros(ROWS, bool)
-    return loops.Recorded(Batch(Transition(obs, action, jax.random.normal(keys[3], (ROWS,)), next_obs, flag, flag)))
+    return replay.Recorded(Batch(Transition(obs, action, jax.random.normal(keys[3], (ROWS,)), next_obs, flag, flag)))
 
 
 def num_bytes(tree: Any) -> int:
@@ -44,7 +44,7 @@ def num_bytes(tree: Any) -> int:
     )
 
 
-def case(agent: ModuleType, seeds: int, data: loops.Recorded) -> tuple[Callable[[], Any], float, dict[str, Any]]:
+def case(agent: ModuleType, seeds: int, data: replay.Recorded) -> tuple[Callable[[], Any], float, dict[str, Any]]:
     """``(run, critic updates of a call, memory)`` of 32 iterations of the offline loop."""
     config = override(agent.Config(), SIZES)
     batches = agent.make(HOPPER, config).batches

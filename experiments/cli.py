@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
-import inspect
-import io
-import itertools
 import json
 import os
 import pkgutil
@@ -22,17 +18,18 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import tyro
 
 from rljax.base import InputError
-from rljax.config import override
+from rljax.experiments import forms
 
 USAGE = """usage: rljax COMMAND ...
 
-  train AGENT ENV   train seeds in one program; the same command continues a run that was stopped or killed
-  agents            list the agents
-  envs              list the environments
-  data FILE         say what is in a data set, and draw data.png
-  collect ENV       make data sets with random and trained policies, or mix those there are
-  show RUN          print a run's table and draw its curve.png
-  play RUN          let a trained agent act, and draw the first episode
+  train AGENT ENV      train seeds in one program; the same command continues a run that was stopped or killed
+  finetune METHOD ENV  go on online from an offline run, or from a data set
+  agents               list the agents
+  envs                 list the environments
+  data FILE            say what is in a data set, and draw data.png
+  collect ENV          make data sets with random and trained policies, or mix those there are
+  show RUN             print a run's table and draw its curve.png
+  play RUN             let a trained agent act, and draw the first episode
 
 rljax COMMAND --help lists the options of a command, and rljax train AGENT --help the agent's config.
 """
@@ -45,7 +42,7 @@ Form = TypeVar("Form")
 class Train(Generic[Form]):
     """Train AGENT on ENV. What is not given comes from the preset for AGENT and ENV, or for AGENT and the data set.
 
-    Steps are env steps of each seed; with --data, critic gradient steps of each seed.
+    Steps are env steps of each seed; of an agent that learns from data alone, critic gradient steps.
     """
 
     agent: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="AGENT")]]  # one of `rljax agents`
@@ -58,7 +55,7 @@ class Train(Generic[Form]):
     eval_episodes: int = 10  # episodes of each evaluation
     num_envs: int = 1  # environments stepped in parallel by each seed
     fresh: bool = False  # begin anew; an earlier run in the folder is moved aside
-    data: Path | None = None  # learn from this data set (see rljax data); ENV is for evaluation
+    data: Path | None = None  # learn from this data set (see rljax data); for offline agents ENV is for evaluation
     sampling: str = "uniform"  # uniform, rw:TEMPERATURE, aw:TEMPERATURE or top:PERCENT of the data set's episodes
     eval: Literal["env", "none"] = "env"  # none: ENV is not used, no simulator is needed, and ENV may be left out
     action_low: float | None = None  # the actions' lower bound, with --eval none if the data set does not tell it
@@ -111,9 +108,6 @@ class Play:
     out: Path | None = None  # the file to draw into [RUN/play.gif, .html or .png, as the environment can]
 
 
-INNER = "__"  # the dot of "head.low", in the name of a form's field
-
-
 def main() -> None:
     """The console command; exits with 0, with 2 after a user's mistake, with 130 if it was stopped."""
     try:
@@ -133,7 +127,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {"train": train, "agents": agents, "envs": envs, "data": data, "collect": collect, "show": show, "play": play}
+    commands = {f.__name__: f for f in (train, finetune, agents, envs, data, collect, show, play)}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -152,7 +146,7 @@ def train(args: list[str]) -> int:
     given, dataset, preset = _parse_train(args)
     from rljax.experiments import presets, progress
     from rljax.experiments import train as training
-    from rljax.experiments.setup import Reward, identity
+    from rljax.experiments.setup import Reward
 
     seeds = parse_seeds(given.seeds)
     if (given.action_low is None) != (given.action_high is None):
@@ -165,26 +159,39 @@ def train(args: list[str]) -> int:
         "action_bounds": None if given.action_low is None else (given.action_low, given.action_high),
     }
     agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
-    setup = training.prepare(agent, _read_form(given, preset.config), env, **kwargs)
-    options = {name.replace(INNER, ".") for name, value in vars(given.config).items() if value is not None}
-    config, said = presets.with_supports(setup, preset, options)
+    setup = training.prepare(agent, forms.read(given.config, preset.config), env, **kwargs)
+    config, said = presets.with_supports(setup, preset, forms.given(given.config))
     setup = dataclasses.replace(setup, configs=(config,))
-    _compilation_cache()
-    out = given.out or Path("runs") / _run_name(setup, identity(setup.describe()))
+    keep_programs()
+    out = given.out or Path("runs") / run_name(setup)
     if given.fresh or not (out / "config.json").exists():
         for sentence in said:
             progress.say(sentence)
-    result = training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs)
-    if result.step < given.steps:
+    return finish(training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs), out)
+
+
+def finish(result: Any, out: Path) -> int:
+    """Print the table of the run in ``out`` and draw its curve.png; 0, or 130 if it was stopped before its end."""
+    from rljax.experiments import report
+
+    if result.step < result.setup.steps:
         return 130
     if not any(row["kind"] == "eval" for row in result.rows):
         print(f"run in {out}; it was not evaluated")
         return 0
-    from rljax.experiments import report
-
-    report.save_curve(result.rows, result.setup.describe(), out / "curve.png")
-    print(f"{report.table(result.rows)}\nrun and curve.png in {out}")
+    report.save_curve(report.read_before(out) + result.rows, result.setup.describe(), out / "curve.png")
+    print(report.table(result.rows))
+    if result.setup.switch:
+        print(report.switch(result.rows))
+    print(f"run and curve.png in {out}")
     return 0
+
+
+def finetune(args: list[str]) -> int:
+    """``rljax finetune``."""
+    from rljax.experiments import finetune as tuning
+
+    return tuning.finetune(args)
 
 
 def agents(args: list[str]) -> int:
@@ -206,7 +213,7 @@ def envs(args: list[str]) -> int:
 
 def data(args: list[str]) -> int:
     """``rljax data``."""
-    given = _tyro(Data, args, "rljax data")
+    given = forms.parse(Data, args, "rljax data")
     from rljax.data import load
     from rljax.data.summary import summary
     from rljax.experiments import report
@@ -225,11 +232,11 @@ def data(args: list[str]) -> int:
 
 def collect(args: list[str]) -> int:
     """``rljax collect``."""
-    given = _tyro(Collect, args, "rljax collect")
+    given = forms.parse(Collect, args, "rljax collect")
     mix = parse_shares(given.mix) if given.mix else {}
     if given.steps is not None and given.steps < 1:
         raise InputError(f"--steps must be at least 1, got {given.steps}")
-    _compilation_cache()
+    keep_programs()
     from rljax.experiments import collect as collecting
     from rljax.experiments import progress
 
@@ -256,7 +263,7 @@ def collect(args: list[str]) -> int:
 
 def show(args: list[str]) -> int:
     """``rljax show``."""
-    given = _tyro(Show, args, "rljax show")
+    given = forms.parse(Show, args, "rljax show")
     from rljax import store
     from rljax.experiments import report
     from rljax.experiments.setup import read_settings
@@ -267,17 +274,19 @@ def show(args: list[str]) -> int:
         return 0
     described, rows = read_settings(given.run), read_rows(given.run)
     print(report.table(rows, report.shown(rows)))
-    report.save_curve(rows, described, given.run / "curve.png")
+    if described.get("switch"):
+        print(report.switch(rows))
+    report.save_curve(report.read_before(given.run) + rows, described, given.run / "curve.png")
     print(f"curve in {given.run / 'curve.png'}")
     return 0
 
 
 def play(args: list[str]) -> int:
     """``rljax play``."""
-    given = _tyro(Play, args, "rljax play")
+    given = forms.parse(Play, args, "rljax play")
     if given.episodes < 1:
         raise InputError(f"--episodes must be at least 1, got {given.episodes}")
-    _compilation_cache()
+    keep_programs()
     from rljax.experiments import report
     from rljax.experiments.train import load
 
@@ -337,8 +346,8 @@ def _parse_train(args: list[str]) -> tuple[Train, Any, Any]:
     """The arguments of ``rljax train``, the data set, and the preset: that for AGENT and ENV, or AGENT and the data set."""
     from rljax.experiments import presets
 
-    names, wants_help = _positionals(args), {"-h", "--help"} & set(args)
-    no_env = _value(args, "--eval") == "none"
+    names, wants_help = forms.positionals(args), {"-h", "--help"} & set(args)
+    no_env = forms.value(args, "--eval") == "none"
     if not names and wants_help:
         names = ["sac"]
     if len(names) < (1 if no_env else 2) and not wants_help:
@@ -347,14 +356,14 @@ def _parse_train(args: list[str]) -> tuple[Train, Any, Any]:
         raise InputError(f"rljax train takes AGENT and ENV, and does not know what to do with {names[2]!r}")
     agent = find_agent(names[0])
     for name in (arg.split("=")[0].removeprefix("--config.") for arg in args if arg.startswith("--config.")):
-        _require_field(agent.Config(), name.replace("-", "_"))
-    dataset = None if wants_help else _dataset(_value(args, "--data"))
+        forms.require_field(agent.Config(), name.replace("-", "_"))
+    dataset = None if wants_help else read_data(forms.value(args, "--data"))
     env = names[1] if len(names) > 1 else ("none" if no_env else "pendulum")
     preset = presets.find(names[0], env, dataset)
     defaults = Train(
         agent=names[0],
         env=env,
-        config=_form(preset.config),
+        config=forms.form(preset.config),
         steps=preset.steps,
         eval_every=preset.eval_every,
         eval_episodes=preset.eval_episodes,
@@ -364,116 +373,27 @@ def _parse_train(args: list[str]) -> tuple[Train, Any, Any]:
         reward_failure=preset.reward.failure,
     )
     args = ["--help"] if wants_help else args if len(names) > 1 else [names[0], env, *(a for a in args if a != names[0])]
-    given = _tyro(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
+    given = forms.parse(Train[type(defaults.config)], args, "rljax train", defaults)  # type: ignore[misc]
     return given, dataset, preset
 
 
-def _require_field(config: Any, path: str) -> None:
-    """Raise `InputError` unless ``config``, or one of the choices for a config within it, has the field."""
-    name, _, inner = path.partition(".")
-    override(config, {name: getattr(config, name, None)})
-    if inner and inner not in _inner_fields(config, name):
-        known = ", ".join(_inner_fields(config, name)) or "none"
-        raise InputError(f"config.{name} has no field {inner!r}: its fields are {known}")
-
-
-def _inner_fields(config: Any, name: str) -> dict[str, tuple[Any, str]]:
-    """``{field: (type, comment)}`` of all choices for the config within ``config`` called ``name``."""
-    choices = next(f.metadata.get("choices") or {} for f in dataclasses.fields(config) if f.name == name)
-    found: dict[str, tuple[Any, str]] = {}
-    for choice in filter(dataclasses.is_dataclass, choices.values()):
-        for field, kind, comment in _described(type(choice)):
-            found.setdefault(field.name, (_as_names(field, kind), comment))
-    return found
-
-
-def _dataset(name: str | None) -> Any:
+def read_data(name: str | None) -> Any:
+    """The data set of this name or path, if one is given."""
     from rljax.data import load
 
     return None if name is None else load(name)
 
 
-def _value(args: list[str], option: str) -> str | None:
-    """The value given to ``option``, if it is given."""
-    for i, arg in enumerate(args):
-        if arg == option and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(option + "="):
-            return arg.partition("=")[2]
-    return None
+def run_name(setup: Any) -> str:
+    """The folder's name of a run that is not given one."""
+    from rljax.experiments.setup import identity
 
-
-def _positionals(args: list[str]) -> list[str]:
-    """The arguments that are neither options nor their values; all options but two take one value."""
-    found, skip = [], False
-    for arg in args:
-        if skip:
-            skip = False
-        elif arg.startswith("-"):
-            skip = arg not in ("-h", "--help", "--fresh") and "=" not in arg
-        else:
-            found.append(arg)
-    return found
-
-
-def _form(config: Any) -> Any:
-    """``config`` as a dataclass that tyro can fill: choices as their names, comments as help."""
-    values, fields = {}, []
-    for field, kind, comment in _described(type(config)):
-        value, choices = getattr(config, field.name), field.metadata.get("choices") or {}
-        values[field.name] = next((k for k, v in choices.items() if _same_choice(v, value)), value)
-        fields.append((field.name, Annotated[_as_names(field, kind), tyro.conf.arg(help=comment)]))
-        if dataclasses.is_dataclass(value):
-            for inner, (inner_kind, help_) in _inner_fields(config, field.name).items():
-                name = f"{field.name}.{inner}"
-                values[name.replace(".", INNER)] = None
-                option = tyro.conf.arg(name=name, help=f"{help_}; as the head has it, or computed, if not given")
-                fields.append((name.replace(".", INNER), Annotated[inner_kind | None, option]))
-    return dataclasses.make_dataclass("Config", fields, frozen=True)(**values)
-
-
-def _described(config: type) -> list[tuple[Any, Any, str]]:
-    """``(field, type, comment)`` of each field."""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(config), re.MULTILINE))
-    kinds = inspect.get_annotations(config, eval_str=True)
-    return [(field, kinds[field.name], comments.get(field.name, "")) for field in dataclasses.fields(config)]
-
-
-def _as_names(field: Any, kind: Any) -> Any:
-    return Literal[tuple(field.metadata["choices"])] if field.metadata.get("choices") else kind
-
-
-def _same_choice(choice: Any, value: Any) -> bool:
-    """Whether ``value`` is what ``choice`` stands for; of a config within the config, only the kind matters."""
-    return type(choice) is type(value) if dataclasses.is_dataclass(choice) else choice is value or choice == value
-
-
-def _read_form(given: Train, preset: Any) -> Any:
-    """``preset`` with what was given instead."""
-    there = vars(_form(preset))
-    return override(preset, {k.replace(INNER, "."): v for k, v in vars(given.config).items() if v != there[k]})
-
-
-def _tyro(command: Any, args: list[str], prog: str, defaults: Any = None) -> Any:
-    """Parse with tyro; what it says of a mistake becomes one sentence."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(command, args=args, prog=prog, default=defaults)
-    except SystemExit as end:
-        if not end.code:
-            raise
-    lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()][1:]  # the first is a title
-    parts = [list(part) for rule, part in itertools.groupby(lines, lambda line: set(line) <= set("─-╭╮╰╯")) if not rule]
-    raise InputError(" ".join(parts[0]).rstrip(".") + f"; see {prog} --help")
-
-
-def _run_name(setup: Any, digest: str) -> str:
     where = setup.data.info.name if setup.data is not None else setup.env.name
-    return re.sub(r"[^\w.]+", "-", f"{setup.agent.__name__.rpartition('.')[2]}-{where}-{digest[:8]}")
+    name = f"{setup.agent.__name__.rpartition('.')[2]}-{where}-{identity(setup.describe())[:8]}"
+    return re.sub(r"[^\w.]+", "-", name)
 
 
-def _compilation_cache() -> None:
+def keep_programs() -> None:
     """Keep compiled programs between commands, unless the user has set up JAX's cache already."""
     import jax
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rljax import evaluate, statistics
+from rljax import evaluate, statistics, store
 from rljax.base import Env, HostEnv, InputError
 from rljax.data import ENDS, Dataset
 from rljax.experiments.train import Result, Rows
@@ -28,6 +28,12 @@ def scores(rows: Rows, metric: str = "eval/return") -> pd.DataFrame:
         known = sorted({key for row in rows for key in row if "/" in key})
         raise InputError(f"the run has no metric {metric!r}: it has {', '.join(known) or 'no rows yet'}")
     return frame.pivot_table(index="step", columns=["config", "seed"], values=metric, dropna=False).astype(float)
+
+
+def read_before(out: Path) -> Rows:
+    """The evaluations before a run that fine-tunes, with steps below 0; none for other runs."""
+    path = out / "before.json"
+    return store.read_json(path) if path.exists() else []
 
 
 def diverged(rows: Rows) -> set[tuple[int, int]]:
@@ -70,6 +76,17 @@ def summary(rows: Rows, config: int = 0, metric: str = "eval/return") -> str:
     return f"config {config}: IQM {statistics.iqm(last):.1f}, 95 % interval [{low:.1f}, {high:.1f}], {len(last)} seeds{note}"
 
 
+def switch(rows: Rows) -> str:
+    """One line on fine-tuning: the IQM at the switch, and how low and how high it went after it."""
+    frame, dead = scores(rows), diverged(rows)
+    alive = [learner for learner in frame.columns if learner not in dead]
+    if not alive:
+        return "every learner diverged"
+    iqm = pd.Series(statistics.iqm(frame[alive].to_numpy()), frame.index)
+    low, high = iqm.idxmin(), iqm.idxmax()
+    return f"from {iqm.iloc[0]:.1f} at the switch, lowest {iqm[low]:.1f} at step {low}, highest {iqm[high]:.1f} at step {high}"
+
+
 def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
     """A figure of ``metric`` over steps: a thin line per seed, the IQM with its 95 % interval per config."""
     frame, dead = scores(rows, metric), diverged(rows)
@@ -88,7 +105,11 @@ def curve(rows: Rows, metric: str, run: dict[str, Any]) -> Figure:
         label = "IQM and 95 % interval" if not isinstance(run["config"], list) else f"config {config}"
         axes.plot(frame.index, statistics.iqm(values), color=color, lw=2, label=label)
     count = frame.shape[1] - len(dead)
-    steps = "gradient steps" if run.get("offline") else "env steps"
+    steps = "gradient steps" if rows[-1].get("phase") == "offline" else "env steps"
+    if run.get("switch"):
+        steps += ", left of 0 gradient steps before the switch" if frame.index[0] < 0 else ""
+        axes.axvspan(0, run["switch"]["warmup"], color="0.9", lw=0)
+        axes.axvline(0, color="0.3", lw=1, label="switch, and steps without learning")
     axes.set(xlabel=steps, ylabel=metric, title=f"{run['agent']} on {run['env']}, {count} of {frame.shape[1]} seeds")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=False)

@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rljax import loops, store
-from rljax.base import Array, Discrete, Env, HostEnv, InputError, Spec
+from rljax.base import Array, Discrete, Env, HostEnv, InputError, Space, Spec, bounds
 from rljax.config import check_fields, from_dict, stack, to_dict
 from rljax.data import Dataset, digest, fit, load, spec_of, weights
 
+CAPACITY = 1_000_000  # transitions kept for replay by an agent that does not say; never more than the run has steps
 CHANGEABLE = ("steps", "eval_episodes")
 SETTINGS = frozenset({"agent", "env", "config", "seeds", "num_envs", "eval_every", "log_every", *CHANGEABLE})
 
@@ -44,7 +45,43 @@ class Offline:
     hash: str
     reference: tuple[float, float] | None
     sampling: str
-    reward: Reward
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an online run goes on from a finished ``run``, a folder or a `Result` of `train`: fine-tuning.
+
+    Every learner starts with what the run's learner of its seed has learned, or that of its only seed, ``initialise`` "both",
+    "actor" or "critic"; then come ``warmup`` env steps with its policy, during which nothing is learned (None: as many as the
+    config's warmup, or one batch). The fraction ``retain`` of each batch is recorded data. Counts of optimisers go on, and with
+    them IQL's ``actor_decay``: `rljax.experiments.presets.going_on` makes it constant.
+    """
+
+    run: Any
+    initialise: str = "both"
+    warmup: int | None = None
+    retain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What a run remembers of its `Start`: the agent, identity and last step of the run before, and how it goes on from it."""
+
+    agent: str
+    identity: str
+    step: int
+    initialise: str
+    warmup: int
+    retain: float
+    reference: tuple[float, float] | None
+
+
+class Phase(NamedTuple):
+    """A part of a run: its name in the rows, its loop, and the iteration at which it ends."""
+
+    name: str
+    loop: Callable[..., loops.Loop]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -64,15 +101,23 @@ class Setup:
     eval_every: int
     eval_episodes: int
     log_every: int
+    reward: Reward = Reward()
     data: Dataset | None = None
     offline: Offline | None = None
+    origin: Any = None
+    switch: Switch | None = None
+
+    @property
+    def interacts(self) -> bool:
+        """Whether there are env steps to learn from."""
+        return self.switch is not None or hasattr(self.configs[0], "warmup")
 
     @property
     def stride(self) -> int:
         """Steps of one iteration."""
-        if self.offline:
-            return self.agent.make(self.spec, self.configs[0]).batches
-        return self.env.num_envs
+        if self.interacts:
+            return self.env.num_envs
+        return self.agent.make(self.spec, self.configs[0]).batches
 
     @property
     def total(self) -> int:
@@ -80,9 +125,20 @@ class Setup:
         return -(-self.steps // self.stride)
 
     @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of the run, in order."""
+        if not self.interacts:
+            return (Phase("offline", loops.offline, self.total),)
+        first = loops.frozen if self.switch else loops.warm_up
+        parts = Phase("warmup", first, self.warmup), Phase("online", loops.online, self.total)
+        return parts if self.warmup else parts[1:]
+
+    @property
     def warmup(self) -> int:
-        """Iterations of the random warm-up."""
-        return 0 if self.offline else -(-self.configs[0].warmup // self.stride)
+        """Iterations of the warm-up."""
+        if not self.interacts:
+            return 0
+        return -(-(self.switch.warmup if self.switch else self.configs[0].warmup) // self.stride)
 
     @property
     def stacked(self) -> Any:
@@ -101,15 +157,14 @@ class Setup:
 
     def capacity(self, at_least: int = 0) -> int:
         """Transitions in each learner's ring: the config's, but no more than the run has steps; none offline."""
-        if self.offline:
+        if not self.interacts:
             return 0
-        return max(min(self.configs[0].capacity, self.total * self.stride), at_least)
+        return max(min(getattr(self.configs[0], "capacity", CAPACITY), self.total * self.stride), at_least)
 
     def boundary(self, t: int) -> int:
         """The iteration at which the chunk that starts at ``t`` ends."""
         log, evaluation = (-(-every // self.stride) for every in (self.log_every, self.eval_every))
-        marks = [t - t % log + log, t - t % evaluation + evaluation, self.total]
-        return min(marks + [self.warmup] * (t < self.warmup))
+        return min(t - t % log + log, t - t % evaluation + evaluation, *(phase.end for phase in self.phases if phase.end > t))
 
     def evaluates(self, t: int) -> bool:
         """Whether there is an evaluation after iteration ``t``."""
@@ -117,20 +172,17 @@ class Setup:
 
     def loop(self, t: int) -> Callable[..., loops.Loop]:
         """The loop that makes iteration ``t``."""
-        if self.offline:
-            return loops.offline
-        return loops.warm_up if t < self.warmup else loops.online
+        return next(phase.loop for phase in self.phases if t < phase.end or phase.end == self.total)
 
     def phase(self, t: int) -> str:
         """The phase that iteration ``t`` ends or lies in, as rows name it."""
-        if self.offline:
-            return "offline"
-        return "warmup" if t <= self.warmup else "online"
+        return next(phase.name for phase in self.phases if t <= phase.end or phase.end == self.total)
 
     @property
     def reference(self) -> tuple[float, float] | None:
         """Returns of a random and of an expert policy, if the data set has them."""
-        return self.offline.reference if self.offline else None
+        source = self.offline or self.switch
+        return source.reference if source else None
 
     def describe(self) -> dict[str, Any]:
         """All of it as JSON; what is not in `CHANGEABLE` identifies the run."""
@@ -148,6 +200,10 @@ class Setup:
         }
         if self.offline:
             described |= {"offline": asdict(self.offline), "spec": _describe_spec(self.spec)}
+        if self.switch:
+            described["switch"] = asdict(self.switch)
+        if self.reward != Reward():
+            described["reward"] = asdict(self.reward)
         return described
 
 
@@ -166,8 +222,9 @@ def prepare(
     sampling: str = "uniform",
     reward: Reward | None = None,
     action_bounds: tuple[float, float] | None = None,
+    start: Start | None = None,
 ) -> Setup:
-    """The `Setup` of `train`'s arguments; `InputError` for the first that cannot work."""
+    """The `Setup` of `train`'s arguments, with a `Result` as the run of ``start``; `InputError` for the first that is wrong."""
     if not all(hasattr(agent, name) for name in ("Config", "check", "make")):
         raise InputError(f"agent must be a module such as rljax.agents.sac, got {agent!r}")
     _check_counts(steps=steps, eval_every=eval_every, eval_episodes=eval_episodes, log_every=log_every)
@@ -176,20 +233,17 @@ def prepare(
     if not isinstance(dataset, Dataset | None):
         raise InputError(f"data must be a data set, a path or a name, got {type(dataset).__name__}")
     spec = _spec(made, dataset, action_bounds)
-    configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
-    for row in configs:
-        if not isinstance(row, agent.Config):
-            raise InputError(f"config must be {agent.__name__}.Config or a list of them, got {row!r}")
-    configs = tuple(map(check_fields, configs))
-    for row in configs:
-        agent.check(row, spec)
-    stack(configs)
+    configs = _configs(agent, config, spec)
     setup = Setup(agent, configs, made, spec, _seeds(seeds), steps, eval_every, eval_episodes, log_every)
-    if dataset is None:
-        if sampling != "uniform" or reward not in (None, Reward()):
-            raise InputError("sampling and changed rewards are for recorded data: leave them out, or give --data")
-        return _without_data(setup)
-    return _with_data(setup, dataset, sampling, Reward() if reward is None else reward)
+    if start is not None:
+        setup = _started(setup, start)
+    setup = _rewarded(setup, reward)
+    _check_sources(setup, dataset)
+    if dataset is not None:
+        return _with_data(setup, dataset, sampling)
+    if sampling != "uniform":
+        raise InputError("sampling is for recorded data: leave it out, or give --data")
+    return setup
 
 
 def identity(described: dict[str, Any]) -> str:
@@ -213,7 +267,7 @@ def is_run(out: Path) -> bool:
 def refuse_other(setup: Setup, out: Path) -> None:
     """Raise `InputError` if the folder holds another run, or something else."""
     if (out / "config.json").exists():
-        fields = _differences(_identifying(read_settings(out)), setup.describe())
+        fields = _differences(_identifying(read_settings(out)), _identifying(setup.describe()))
         if fields:
             raise InputError(f"{out} holds another configuration ({'; '.join(fields)}): use another --out, or --fresh")
     elif is_run(out):
@@ -224,7 +278,7 @@ def refuse_other(setup: Setup, out: Path) -> None:
 
 def refuse_no_run(out: Path) -> None:
     """Raise `InputError` if the folder holds files, and no run."""
-    if not is_run(out) and any(p.suffix != ".part" and p.name != ".lock" for p in out.iterdir()):
+    if not is_run(out) and any(p.suffix != ".part" and p.name not in (".lock", "offline") for p in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no run: choose another folder with --out")
 
 
@@ -256,14 +310,28 @@ def read_setup(out: Path) -> Setup:
         configs = tuple(from_dict(agent.Config, row) for row in rows)
     except (AttributeError, TypeError) as error:
         raise InputError(f"{out / 'config.json'} does not fit the config of {there['agent']} ({error})") from None
-    offline = there.get("offline")
+    offline, switch = there.get("offline"), there.get("switch")
     if offline:
-        reference, reward = _tuples(offline["reference"]), Reward(**offline["reward"])
-        offline = Offline(**(offline | {"reference": reference, "reward": reward}))
+        offline = Offline(**(offline | {"reference": _tuples(offline["reference"])}))
+    if switch:
+        switch = Switch(**(switch | {"reference": _tuples(switch["reference"])}))
     env = _known_environment(out, there)
+    reward = Reward(**there.get("reward", {}))
     counts = {name: there[name] for name in ("steps", "eval_every", "eval_episodes", "log_every")}
     spec = _read_spec(there["spec"]) if offline else env.spec
-    return Setup(agent, configs, env, spec, tuple(there["seeds"]), **counts, offline=offline)
+    return Setup(agent, configs, env, spec, tuple(there["seeds"]), **counts, reward=reward, offline=offline, switch=switch)
+
+
+def _configs(agent: ModuleType, config: Any, spec: Spec) -> tuple[Any, ...]:
+    configs = tuple(config) if isinstance(config, list | tuple) else (agent.Config() if config is None else config,)
+    for row in configs:
+        if not isinstance(row, agent.Config):
+            raise InputError(f"config must be {agent.__name__}.Config or a list of them, got {row!r}")
+    configs = tuple(map(check_fields, configs))
+    for row in configs:
+        agent.check(row, spec)
+    stack(configs)
+    return configs
 
 
 def _check_counts(**counts: Any) -> None:
@@ -279,6 +347,8 @@ def _environment(env: Env | HostEnv | str | None, num_envs: int | None) -> Env |
 
     if isinstance(env, str):
         return envs.make(env, 1 if num_envs is None else num_envs)
+    if not isinstance(env, Env | HostEnv | None):
+        raise InputError(f"env must be an environment or the name of one, got {env!r}")
     return env if env is None or num_envs is None else env.resize(num_envs)
 
 
@@ -309,26 +379,117 @@ def _spec(env: Env | HostEnv | None, dataset: Dataset | None, bounds: tuple[floa
     return spec_of(dataset, *(bounds or ()))
 
 
-def _without_data(setup: Setup) -> Setup:
-    if not hasattr(setup.configs[0], "warmup"):
-        raise InputError(f"agent {_name(setup.agent)} learns from recorded data: give a data set with --data")
-    if not isinstance(setup.env, Env):
-        raise InputError(f"{setup.describe()['env']} runs on the host, where agents can be evaluated but not trained")
-    return setup
-
-
-def _with_data(setup: Setup, dataset: Dataset, sampling: str, reward: Reward) -> Setup:
-    if hasattr(setup.configs[0], "warmup"):
-        raise InputError(f"agent {_name(setup.agent)} learns from its own experience: leave out --data")
+def _rewarded(setup: Setup, reward: Reward | None) -> Setup:
+    """``setup`` with these rewards, or those of the run that it goes on from."""
+    if reward is None:
+        reward = setup.origin.setup.reward if setup.origin else Reward()
     if not np.isfinite([x for x in asdict(reward).values() if x is not None]).all():
         raise InputError(f"the scale, bias and failure of rewards must be finite, got {reward}")
+    return replace(setup, reward=reward)
+
+
+def _started(setup: Setup, start: Start) -> Setup:
+    """``setup`` as it goes on from ``start``."""
+    origin, config = start.run.setup, setup.configs[0]
+    if not hasattr(config, "discount"):
+        raise InputError(f"agent {_name(setup.agent)} does not learn from rewards: there is nothing that it could learn online")
+    if origin.spec.obs.shape != setup.spec.obs.shape or not _same_actions(origin.spec.action, setup.spec.action):
+        raise InputError(
+            f"the run to start from has observations of shape {origin.spec.obs.shape} and actions {origin.spec.action}, "
+            f"here they are {setup.spec.obs.shape} and {setup.spec.action}"
+        )
+    if len(origin.configs) > 1:
+        raise InputError(f"the run to start from holds {len(origin.configs)} configs: give one with a single config")
+    missing = sorted(set(setup.seeds) - set(origin.seeds))
+    if missing and len(origin.seeds) > 1:
+        raise InputError(f"the run to start from has no seed {missing[0]}: its seeds are {', '.join(map(str, origin.seeds))}")
+    if start.initialise != "actor":
+        _require_heads(setup, origin.configs[0])
+    switch = Switch(
+        agent=_name(origin.agent),
+        identity=identity(origin.describe()),
+        step=start.run.step,
+        initialise=start.initialise,
+        warmup=_warmup(setup, start.warmup),
+        retain=_retained(setup, start.retain),
+        reference=origin.reference,
+    )
+    return replace(setup, origin=start.run, switch=switch)
+
+
+def _same_actions(a: Space, b: Space) -> bool:
+    if isinstance(a, Discrete) or isinstance(b, Discrete):
+        return a == b
+    return a.shape == b.shape and bool(np.allclose(bounds(a), bounds(b)))
+
+
+def _warmup(setup: Setup, given: int | None) -> int:
+    """Env steps with the frozen policy: by default the config's, or one batch, or so many that an episode's return is known."""
+    config = setup.configs[0]
+    if given is None:
+        longest = setup.spec.horizon * setup.env.num_envs if hasattr(setup.agent, "Extras") and setup.env else 0
+        return int(getattr(config, "warmup", max(config.batch_size, longest)))
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 0:
+        raise InputError(f"warmup must be a whole number of env steps, at least 0, got {given!r}")
+    return int(given)
+
+
+def _retained(setup: Setup, given: float) -> float:
+    """The fraction of each batch that is recorded data."""
+    config = setup.configs[0]
+    if not isinstance(given, int | float) or not 0 <= given < 1:
+        raise InputError(f"retain must be in [0, 1), got {given!r}")
+    if given and hasattr(config, "recorded"):
+        raise InputError(f"agent {_name(setup.agent)} has config.recorded for the share of recorded data: leave out --retain")
+    if given and round(given * config.batch_size) in (0, config.batch_size):
+        raise InputError(f"retain {given:g} of a batch of {config.batch_size} leaves one source without a transition")
+    return float(given)
+
+
+def _require_heads(setup: Setup, earlier: Any) -> None:
+    """Raise `InputError` unless critics that are taken over go on to mean the same numbers."""
+
+    def meaning(head: Any) -> tuple:
+        return type(head), *(float(getattr(head, end, 0.0)) for end in ("low", "high")), getattr(head, "transform", None)
+
+    for config in setup.configs:
+        for name in ("head", "value_head"):
+            before, now = getattr(earlier, name, None), getattr(config, name, None)
+            if before is not None and now is not None and meaning(before) != meaning(now):
+                raise InputError(f"config.{name} must be the one that the critics were trained with, {before}, got {now}")
+
+
+def _check_sources(setup: Setup, dataset: Dataset | None) -> None:
+    """Raise `InputError` unless the agent has what it learns from, an env or a data set or both, and no more."""
+    name = _name(setup.agent)
+    if not setup.interacts and dataset is None:
+        raise InputError(f"agent {name} learns from recorded data: give a data set with --data")
+    if not setup.interacts:
+        return
+    if not isinstance(setup.env, Env):
+        where = "an environment" if setup.env is None else setup.describe()["env"]
+        said = (
+            "is needed to learn in" if setup.env is None else "runs on the host, where agents can be evaluated but not trained"
+        )
+        raise InputError(f"{where} {said}")
+    mixes = hasattr(setup.configs[0], "recorded")
+    if mixes and dataset is None:
+        raise InputError(f"agent {name} learns from recorded data beside its own: give a data set with --data")
+    if setup.switch and setup.switch.retain and dataset is None:
+        raise InputError("retained data must come from somewhere: give a data set with --data, or --retain 0")
+    if dataset is not None and not mixes and not (setup.switch and setup.switch.retain):
+        keep = "keep a fraction of it in each batch with --retain" if setup.switch else "use rljax finetune"
+        raise InputError(f"agent {name} learns from its own experience: leave out --data, or {keep}")
+
+
+def _with_data(setup: Setup, dataset: Dataset, sampling: str) -> Setup:
     fitted = fit(dataset, setup.spec)
     weights.parse(sampling)
     discounts = {config.discount for config in setup.configs} if hasattr(setup.agent, "Extras") else set()
     if len(discounts) > 1:
         raise InputError(f"agent {_name(setup.agent)} needs Monte-Carlo returns, so all configs must have one discount")
     info = fitted.info
-    offline = Offline(info.name, digest(fitted), info.reference, sampling, reward)
+    offline = Offline(info.name, digest(fitted), info.reference, sampling)
     return replace(setup, data=fitted, offline=offline)
 
 
@@ -356,7 +517,8 @@ def _tuples(value: Any) -> Any:
 def _differences(there: Any, mine: Any, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(mine, dict):
         prefix = name + "." if name else ""
-        return [d for k in there for d in _differences(there[k], mine.get(k), prefix + k)]
+        keys = [*there, *(k for k in mine if k not in there)]
+        return [d for k in keys for d in _differences(there.get(k), mine.get(k), prefix + k)]
     mine = json.loads(json.dumps(mine))
     return [] if there == mine else [f"{name} is {there} there, {mine} here"]
 

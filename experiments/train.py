@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -16,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax import evaluate, loops, normalize, store
+from rljax import evaluate, loops, normalize, replay, store, transfer
 from rljax.base import Agent, Array, Batch, Env, HostEnv, InputError, Spec, to_env_units
 from rljax.data import Dataset, mc_returns, normalized_score, weights
 from rljax.experiments import machine, progress
 from rljax.experiments.machine import stop_signals
-from rljax.experiments.setup import Reward, Setup, identity, prepare, read_setup, refuse_no_run, refuse_other
+from rljax.experiments.setup import Reward, Setup, Start, identity, prepare, read_setup, refuse_no_run, refuse_other
 
 PyTree = Any
 Rows = list[dict[str, Any]]
@@ -111,6 +112,7 @@ def train(
     sampling: str = "uniform",
     reward: Reward | None = None,
     action_bounds: tuple[float, float] | None = None,
+    start: Start | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
 ) -> Result:
@@ -125,9 +127,15 @@ def train(
     steps; ``env`` is only for evaluation, and may be None if ``data`` or ``action_bounds`` tell the actions' bounds.
     ``sampling`` is "uniform", "rw:TEMPERATURE", "aw:TEMPERATURE" or "top:PERCENT" (`rljax.data.weights`).
 
+    ``reward`` is what becomes of every reward that enters a loss; logs and evaluations hold raw ones. With ``start`` any agent
+    that learns from rewards does so online, from where another run has ended (`Start`); ``data`` is then what is retained, and
+    ``reward``, if it is None, that of the run before.
+
     Raises:
         InputError: for anything that cannot work, before anything is computed or written.
     """
+    if start is not None:
+        start = _with_result(start)
     setup = prepare(
         agent,
         config,
@@ -142,15 +150,53 @@ def train(
         sampling=sampling,
         reward=reward,
         action_bounds=action_bounds,
+        start=start,
     )
+    check_start(setup)
     return _run(setup, None) if out is None else _run_in(setup, Path(out).absolute(), fresh)
 
 
-def _run_in(setup: Setup, out: Path, fresh: bool) -> Result:
-    if fresh and out.exists():
+def _with_result(start: Any) -> Start:
+    if not isinstance(start, Start):
+        raise InputError(f"start must be rljax.Start(run), got {start!r}")
+    if isinstance(start.run, str | Path):
+        return dataclasses.replace(start, run=load(start.run))
+    if not isinstance(start.run, Result):
+        raise InputError(f"the run to start from must be a run's folder or a result of train, got {start.run!r}")
+    return start
+
+
+def refuse_own_start(setup: Setup, out: Path, fresh: bool) -> None:
+    """Raise `InputError` if the run would take the place of the one that it goes on from, or move it aside."""
+    there = setup.origin.out if setup.origin else None
+    if there is not None and (out == there or (fresh and out in there.parents)):
+        raise InputError(f"{out} holds the run to go on from: choose another folder with --out")
+
+
+def set_aside(out: Path) -> None:
+    """Move the run in the folder aside, if there is one; `InputError` if it holds something else."""
+    if out.exists():
         with store.locked(out):
             refuse_no_run(out)
         progress.say(f"moved the earlier run to {store.set_aside(out)}")
+
+
+def planned(setup: Setup) -> Result:
+    """What `train` will give, with shapes for arrays: a run to `Start` from in a plan."""
+    state = _shapes(setup, setup.capacity()).agent
+    return Result(setup, setup.total * setup.stride, [], state, (False,) * len(setup.learners), None)
+
+
+def check_start(setup: Setup) -> None:
+    """Raise `InputError` unless the learners can go on from the run before, of which shapes suffice."""
+    if setup.origin is not None:
+        jax.eval_shape(functools.partial(_beginning, setup), setup.origin.state)
+
+
+def _run_in(setup: Setup, out: Path, fresh: bool) -> Result:
+    refuse_own_start(setup, out, fresh)
+    if fresh:
+        set_aside(out)
     with store.locked(out):
         refuse_other(setup, out)
         return _run(setup, out)
@@ -183,11 +229,11 @@ def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
     """``(setup, ring, rows)``: the first learner's replay [slots, E, ...] at the newest checkpoint, and the rows added to it.
 
     Raises:
-        InputError: as `load`, and if the run learned from recorded data.
+        InputError: as `load`, and if the run had no env steps.
     """
     out = Path(out).absolute()
     setup = load(out).setup
-    if setup.offline:
+    if not setup.interacts:
         raise InputError(f"{out} learned from recorded data: it has no replay")
     step, host = store.newest(out, progress.warn) or (0, {})
     rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
@@ -218,10 +264,10 @@ def _say_sizes(setup: Setup) -> None:
     stride = setup.stride
     for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
         if value % stride:
-            what = "one update's critic steps," if setup.offline else "num_envs"
+            what = "num_envs" if setup.interacts else "one update's critic steps,"
             progress.say(f"{name} {value} is rounded up to {-(-value // stride) * stride}, a multiple of {what} {stride}")
     if setup.warmup >= setup.total:
-        progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; lower config.warmup or raise --steps")
+        progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; make it shorter, or raise --steps")
     if setup.data is not None and setup.offline and setup.offline.sampling != "uniform":
         effective = weights.effective_episodes(weights.probabilities(setup.data, setup.offline.sampling))
         few = ", fewer than 20: expect to imitate these few" if effective < 20 else ""
@@ -237,6 +283,8 @@ def _run(setup: Setup, out: Path | None) -> Result:
     if out is not None:
         store.write_json(out / "config.json", setup.describe())
         machine.write_versions(out / "versions.json", progress.say)
+        if setup.origin is not None:
+            store.write_json(out / "before.json", _rows_before(setup))
     data = _on_device(setup)
     at, done = _begin(setup, out)
     rows += done
@@ -299,9 +347,10 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     if out is None or found is None:
         if out is not None:
             store.truncate(out / "metrics.jsonl", 0)
+        _say_start(setup)
         with progress.compiling("the agent"):
-            state = jax.block_until_ready(_with_stats(setup, _init(setup, setup.capacity())))
-        return Progress(0, state, jnp.ones(len(setup.learners), bool), setup.capacity()), []
+            state = jax.block_until_ready(_beginning(setup, setup.origin.state if setup.origin else ()))
+        return Progress(0, state, ~jnp.asarray(_already_diverged(setup)), setup.capacity()), []
     step, host = found
     store.truncate(out / "metrics.jsonl", host["metrics_bytes"])
     store.append(out / "metrics.jsonl", host["pending"])
@@ -309,7 +358,8 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     agent = store.load(out, step, "agent", shapes.agent)
     rest = store.load(out, step, "loop", shapes._replace(agent=()))
     capacity = setup.capacity(host["capacity"])
-    state = rest._replace(agent=agent, ring=_grow(rest.ring, _shapes(setup, capacity).ring))
+    larger = _shapes(setup, capacity)
+    state = rest._replace(agent=agent, ring=_grow(rest.ring, larger.ring), extras=_grow(rest.extras, larger.extras))
     beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
     progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
     alive = ~jnp.asarray(host["diverged"])
@@ -349,7 +399,7 @@ def _log(out: Path | None, rows: Rows, name: str = "metrics.jsonl") -> Rows:
 def _compile(setup: Setup, at: Progress, data: Any, out: Path | None) -> Progress:
     """Compile the chunk that comes next by running no iteration of it."""
     begin, loop = time.monotonic(), setup.loop(at.iteration)
-    with progress.compiling("the warm-up" if loop is loops.warm_up else "the updates"):
+    with progress.compiling("the warm-up" if loop in (loops.warm_up, loops.frozen) else "the updates"):
         state, _, _ = jax.block_until_ready(_run_chunk(setup, at, data, 0))
     step = at.iteration * setup.stride
     _log(out, [{"step": step, "compiled": loop.__name__, "seconds": round(time.monotonic() - begin, 2)}], "timing.jsonl")
@@ -448,13 +498,58 @@ def _init(setup: Setup, capacity: int) -> loops.LoopState:
     return state
 
 
-def _with_stats(setup: Setup, state: loops.LoopState) -> loops.LoopState:
-    """``state`` with the data set's statistics, if the agent asks for them."""
+def _beginning(setup: Setup, before: PyTree) -> loops.LoopState:
+    """All learners' first states: fresh, with the data set's statistics if asked for, or taken over from ``before``."""
+    state = _init(setup, setup.capacity())
+    if setup.origin is not None:
+        before = jax.tree.map(lambda x: jnp.take(x, jnp.asarray(_predecessors(setup)), 0), before)
+        take_over = functools.partial(transfer.transfer, parts=setup.switch.initialise)
+        return state._replace(agent=jax.vmap(take_over)(state.agent, before))
     if setup.data is None or setup.configs[0].obs_stats is not normalize.dataset:
         return state
     stats = normalize.of(setup.data.transition.obs, setup.spec.obs)
     stats = jax.tree.map(lambda x: jnp.repeat(x[None], len(setup.learners), 0), stats)
     return state._replace(agent=state.agent._replace(stats=stats))
+
+
+def _say_start(setup: Setup) -> None:
+    """Say where a run goes on from, if that is not the end of a run, and what it does not find there."""
+    if setup.origin is None:
+        return
+    before = setup.origin.setup
+    if setup.origin.step < before.steps:
+        progress.say(f"the run to go on from has made {setup.origin.step} of its {before.steps} steps")
+    missing = [name for name in _shapes(setup, setup.capacity()).agent._fields if name not in setup.origin.state._fields]
+    if missing:
+        progress.say(f"{' and '.join(missing)} of {before.agent.__name__.rpartition('.')[2]} are missing: they start anew")
+
+
+def _predecessors(setup: Setup) -> list[int]:
+    """For each learner the index of the one that it goes on from: that of its seed, or the only one."""
+    seeds = setup.origin.setup.seeds
+    return [seeds.index(seed) if seed in seeds else 0 for seed, _ in setup.learners]
+
+
+def _rows_before(setup: Setup) -> Rows:
+    """The evaluations of the run before, one for each learner of this one; its steps are counted back from 0."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in setup.origin.rows:
+        if row["kind"] == "eval" and row["step"] < setup.origin.step:
+            rows.setdefault((row["step"], row["seed"]), row)
+    seeds, learners = setup.origin.setup.seeds, zip(setup.learners, _predecessors(setup), strict=True)
+    moved = [
+        rows[step, seeds[i]] | {"step": step - setup.origin.step, "seed": seed, "config": config}
+        for (seed, config), i in learners
+        for step in sorted({step for step, _ in rows})
+    ]
+    return sorted(moved, key=lambda row: row["step"])
+
+
+def _already_diverged(setup: Setup) -> list[bool]:
+    """For each learner whether the one that it goes on from had diverged."""
+    if setup.origin is None:
+        return [False] * len(setup.learners)
+    return [setup.origin.diverged[i] for i in _predecessors(setup)]
 
 
 def _shapes(setup: Setup, capacity: int) -> loops.LoopState:
@@ -476,8 +571,7 @@ def _on_device(setup: Setup) -> Any:
     """What the loops get as their data: () online, else the data set, once for all learners."""
     if setup.data is None or setup.offline is None:
         return ()
-    change, dataset = setup.offline.reward, setup.data
-    t = dataset.transition._replace(reward=(change.scale * dataset.transition.reward + change.bias).astype(np.float32))
+    change, dataset = setup.reward, setup.data
     extras: Any = ()
     if hasattr(setup.agent, "Extras"):
         returns = mc_returns(dataset, setup.configs[0].discount, change.scale, change.bias, change.failure)
@@ -485,7 +579,7 @@ def _on_device(setup: Setup) -> Any:
     table: Any = ()
     if setup.offline.sampling != "uniform":
         table = weights.table(dataset, weights.probabilities(dataset, setup.offline.sampling))
-    return jax.device_put(loops.Recorded(Batch(t, extras), table))
+    return jax.device_put(replay.Recorded(Batch(dataset.transition, extras), table))
 
 
 def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
@@ -496,17 +590,37 @@ def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.L
 
 def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.Loop], tuple]:
     """``(build, statics)`` such that ``build(*statics, config)`` is the loop of one learner at iteration ``t``."""
-    if setup.offline:
-        return _offline, (setup.agent.make, setup.spec)
-    return _online, (setup.loop(t), setup.agent.make, setup.env, capacity)
+    retain = setup.switch.retain if setup.switch else 0.0
+    if setup.interacts:
+        return _online, (setup.loop(t), setup.agent, setup.env, capacity, setup.reward, retain)
+    return _offline, (setup.agent, setup.spec, setup.reward)
 
 
-def _online(loop: Callable[..., loops.Loop], make: Callable, env: Env, capacity: int, config: Any) -> loops.Loop:
-    return loop(make(env.spec, config), env, config.batch_size, capacity)
+def _online(
+    loop: Callable[..., loops.Loop], module: ModuleType, env: Env, capacity: int, reward: Reward, retain: float, config: Any
+) -> loops.Loop:
+    agent = _with_rewards(module.make(env.spec, config), reward)
+    if retain:
+        agent = agent._replace(draw=replay.mixed(retain))
+    changes = (config.discount, reward.scale, reward.bias, reward.failure)
+    returns = replay.Returns(module.Extras, *changes) if hasattr(module, "Extras") else None
+    return loop(agent, env, config.batch_size, capacity, returns)
 
 
-def _offline(make: Callable, spec: Spec, config: Any) -> loops.Loop:
-    return loops.offline(make(spec, config), config.batch_size)
+def _offline(module: ModuleType, spec: Spec, reward: Reward, config: Any) -> loops.Loop:
+    return loops.offline(_with_rewards(module.make(spec, config), reward), config.batch_size)
+
+
+def _with_rewards(agent: Agent, change: Reward) -> Agent:
+    """``agent`` as it learns from changed rewards."""
+    if (change.scale, change.bias) == (1.0, 0.0):
+        return agent
+
+    def update(state: PyTree, batch: Batch, key: jax.Array) -> tuple[PyTree, loops.Metrics]:
+        t = batch.transition
+        return agent.update(state, batch._replace(transition=t._replace(reward=change.scale * t.reward + change.bias)), key)
+
+    return agent._replace(update=update)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -6,9 +6,10 @@ from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rljax.experiments.train import Result, train
+    from rljax.experiments.setup import Start
+    from rljax.experiments.train import Result, load, train
 
-__all__ = ["Result", "__version__", "train"]
+__all__ = ["Result", "Start", "__version__", "load", "train"]
 
 _root = _Path(__file__).resolve().parent.parent
 if (_root / "pyproject.toml").is_file() and (_root / "agents" / "__init__.py").is_file():
@@ -16,7 +17,7 @@ if (_root / "pyproject.toml").is_file() and (_root / "agents" / "__init__.py").i
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Result", "train"):
+    if name in ("Result", "Start", "load", "train"):
         from rljax.experiments import train
 
         return getattr(train, name)

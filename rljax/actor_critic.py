@@ -6,6 +6,7 @@ Every step takes the agent's config, its networks and a `Transition` [B, ...] wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -41,10 +42,11 @@ class Networks(NamedTuple):
     value: nn.Module | None = None
 
 
-def networks(config: Any, action_dim: int) -> Networks:
-    """A tanh-Gaussian actor and an ensemble of critics for ``action_dim`` action dimensions."""
+def networks(config: Any, action_dim: int, num_critics: int | None = None) -> Networks:
+    """A tanh-Gaussian actor for ``action_dim`` dimensions, and an ensemble of ``num_critics``, or as the config says."""
     actor = nets.GaussianPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
-    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
+    num = config.num_critics if num_critics is None else num_critics
+    critic = nets.ensemble(num)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
     return Networks(actor, critic, config.head)
 
 
@@ -88,15 +90,36 @@ def normalized(config: Any, state: Any, batch: Batch) -> tuple[Any, Transition]:
     return state._replace(stats=stats), t
 
 
-def soft_value(networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``(V(s) [B], out [B, size])``: min over target critics of Q(s, a) - alpha log pi(a|s), one a ~ pi (eq. 3).
+def soft_value(
+    networks: Networks, state: State, obs: jax.Array, key: jax.Array, bonus: jax.Array | float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """``(V(s) [B], out [B, size])``: min over target critics of Q(s, a) - bonus alpha log pi(a|s), one a ~ pi (eq. 3).
 
     ``out`` are the outputs of the critic of least value.
     """
     mean, log_std = networks.actor.apply(state.actor.params, obs)
     action, log_prob = nets.sample_tanh_gaussian(mean, log_std, key)
     q, out = losses.least(networks.head, networks.critic.apply(state.target, obs, action))
-    return q - jnp.exp(state.alpha.params) * log_prob, out
+    return q - bonus * jnp.exp(state.alpha.params) * log_prob, out
+
+
+def policy_samples(networks: Networks, state: Any, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """``(actions [num, B, A] ~ pi, log_prob [num, B])``."""
+    mean, log_std = networks.actor.apply(state.actor.params, obs)
+    shape = (num, *mean.shape)
+    return nets.sample_tanh_gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape), key)
+
+
+def best_value(networks: Networks, state: Any, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """``(V(s) [B], out [B, size])``: max over ``num`` a ~ pi of min over target critics of Q(s, a), without entropy.
+
+    With one action the plain backup, with several the max-target backup (arXiv:2006.04779 appendix F).
+    """
+    actions, _ = policy_samples(networks, state, obs, key, num)
+    repeated = jnp.broadcast_to(obs, (num, *obs.shape)).reshape(-1, *obs.shape[1:])
+    value, out = losses.least(networks.head, networks.critic.apply(state.target, repeated, actions.reshape(num * len(obs), -1)))
+    value, out = value.reshape(num, -1), out.reshape(num, len(obs), -1)
+    return value.max(0), jnp.take_along_axis(out, value.argmax(0)[None, :, None], 0)[0]
 
 
 def critic_step(config: Any, networks: Networks, state: State, t: Transition, target: losses.Target) -> tuple[State, Metrics]:
@@ -109,22 +132,50 @@ def critic_step(config: Any, networks: Networks, state: State, t: Transition, ta
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 
+def soft_update(config: Any, networks: Networks, state: Any, t: Transition, key: jax.Array) -> tuple[Any, Metrics]:
+    """``(state, metrics)`` after U critic steps, one on each batch of ``t`` [U, B, ...], and one of actor and temperature.
+
+    Reads ``target_entropy_scale`` of the config: the target entropy is minus that times the number of action dimensions.
+    """
+    key_critic, key_actor = jax.random.split(key)
+
+    def step(state: Any, x: tuple[Transition, jax.Array]) -> tuple[Any, Metrics]:
+        t, key = x
+        value, out = soft_value(networks, state, t.next_obs, key)
+        target = losses.backup(networks.head, t.reward, t.terminated, value, out, config.discount)
+        return critic_step(config, networks, state, t, target)
+
+    state, critic_metrics = jax.lax.scan(step, state, (t, jax.random.split(key_critic, t.reward.shape[0])))
+    target_entropy = -config.target_entropy_scale * t.action.shape[-1]
+    state, actor_metrics = actor_step(config, networks, state, t.obs[-1], target_entropy, key_actor)
+    return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics
+
+
 def actor_step(
     config: Any, networks: Networks, state: Any, obs: jax.Array, target_entropy: jax.Array | float, key: jax.Array
 ) -> tuple[Any, Metrics]:
     """One Adam step of the actor on E[alpha log pi - min_j Q_j] (eq. 9), then of alpha towards ``target_entropy``."""
     alpha = jnp.exp(state.alpha.params)
+    state, entropy, metrics = policy_step(config, networks, state, obs, key)
+    state = temperature_step(config, state, entropy, target_entropy)
+    return state, metrics | {"alpha/value": alpha}
+
+
+def policy_step(
+    config: Any, networks: Networks, state: Any, obs: jax.Array, key: jax.Array, pool: Callable[..., jax.Array] = jnp.min
+) -> tuple[Any, jax.Array, Metrics]:
+    """``(state, entropy, metrics)`` after one Adam step of the actor on E[alpha log pi - pool_j Q_j]."""
+    alpha = jnp.exp(state.alpha.params)
 
     def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         mean, log_std = networks.actor.apply(params, obs)
         action, log_prob = nets.sample_tanh_gaussian(mean, log_std, key)
-        q = networks.head.value(networks.critic.apply(state.critic.params, obs, action)).min(0)
+        q = pool(networks.head.value(networks.critic.apply(state.critic.params, obs, action)), axis=0)
         value = (alpha * log_prob - q).mean()
         return value, (value, -log_prob.mean())
 
     actor, (value, entropy) = descend(optax.adam(config.actor_lr), loss, state.actor)
-    state = temperature_step(config, state._replace(actor=actor), entropy, target_entropy)
-    return state, {"actor/loss": value, "actor/entropy": entropy, "alpha/value": alpha}
+    return state._replace(actor=actor), entropy, {"actor/loss": value, "actor/entropy": entropy}
 
 
 def temperature_step(config: Any, state: Any, entropy: jax.Array, target_entropy: jax.Array | float) -> Any:

@@ -118,6 +118,7 @@ class Agent(NamedTuple):
     ``act(state, memory, obs[E], key) -> (action[E], memory)`` explores;
     ``mode(state, memory, obs[E]) -> (action[E], memory)`` exploits;
     ``update(state, batch, key) -> (state, metrics)`` takes a `Batch` of ``batches`` = U batches and makes U critic steps.
+    ``draw`` is a `rljax.replay.Draw`: what `rljax.loops.online` draws for an update; None is new experience alone.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -126,6 +127,7 @@ class Agent(NamedTuple):
     mode: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     update: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
     batches: int
+    draw: Callable[..., Batch] | None = None
 
 
 def no_memory(n: int) -> tuple[()]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rljax import actor_critic, losses, nets
+from rljax import actor_critic, losses
 from rljax.actor_critic import Metrics, Networks
 from rljax.base import Batch, Spec, Transition
 from rljax.normalize import Stats
@@ -42,14 +42,14 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array) -> State:
 
 def one_sample(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``(V(s) [B], out [B, size])``: min_j Q_j(s, a) of the targets for one a ~ pi, without entropy."""
-    return _best_target(networks, state, obs, key, 1)
+    return actor_critic.best_value(networks, state, obs, key, 1)
 
 
 def max_of_samples(
     config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """``(V(s) [B], out [B, size])``: max over ``num_actions`` a ~ pi of min_j Q_j(s, a) (appendix F's max-target backup)."""
-    return _best_target(networks, state, obs, key, config.num_actions)
+    return actor_critic.best_value(networks, state, obs, key, config.num_actions)
 
 
 def fixed(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
@@ -107,8 +107,8 @@ def candidates(config: Any, networks: Networks, state: State, t: Transition, key
     key_random, key_now, key_next = jax.random.split(key, 3)
     shape = (config.num_actions, *t.action.shape)
     uniform = jax.random.uniform(key_random, shape, t.action.dtype, -1.0, 1.0)
-    now, log_now = _policy_samples(networks, state, t.obs, key_now, config.num_actions)
-    then, log_then = _policy_samples(networks, state, t.next_obs, key_next, config.num_actions)
+    now, log_now = actor_critic.policy_samples(networks, state, t.obs, key_now, config.num_actions)
+    then, log_then = actor_critic.policy_samples(networks, state, t.next_obs, key_next, config.num_actions)
     log_uniform = jnp.full(shape[:-1], shape[-1] * np.log(0.5), log_now.dtype)
     return jax.lax.stop_gradient((jnp.concatenate([uniform, now, then]), jnp.concatenate([log_uniform, log_now, log_then])))
 
@@ -133,19 +133,3 @@ def _critic_step(
     metrics["critic/multiplier"] = jnp.exp(state.multiplier.params)
     target = polyak(state.target, critic.params, config.tau)
     return state._replace(critic=critic, target=target, multiplier=multiplier), metrics
-
-
-def _policy_samples(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-    """``(actions [num, B, A], log_prob [num, B])``."""
-    mean, log_std = networks.actor.apply(state.actor.params, obs)
-    shape = (num, *mean.shape)
-    return nets.sample_tanh_gaussian(jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape), key)
-
-
-def _best_target(networks: Networks, state: State, obs: jax.Array, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-    """``(max over num actions of min_j Q_j(s, a) of the targets [B], the outputs [B, size] it was read from)``."""
-    actions, _ = _policy_samples(networks, state, obs, key, num)
-    repeated = jnp.broadcast_to(obs, (num, *obs.shape)).reshape(-1, *obs.shape[1:])
-    value, out = losses.least(networks.head, networks.critic.apply(state.target, repeated, actions.reshape(num * len(obs), -1)))
-    value, out = value.reshape(num, -1), out.reshape(num, len(obs), -1)
-    return value.max(0), jnp.take_along_axis(out, value.argmax(0)[None, :, None], 0)[0]

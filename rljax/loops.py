@@ -7,6 +7,7 @@ this one) belongs to the caller; `run` makes a chunk of iterations for many seed
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 
 from rljax import replay
 from rljax.base import Agent, Batch, Env, Transition, example, random_action, where
-from rljax.data import weights
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -24,7 +24,8 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
-    Without an env all but agent and key are ().
+    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). Without an env all but agent and key are
+    ().
     """
 
     agent: PyTree
@@ -32,16 +33,10 @@ class LoopState(NamedTuple):
     env: PyTree
     obs: PyTree
     ring: PyTree
+    extras: PyTree
     episode_return: PyTree
     episode_length: PyTree
     key: jax.Array
-
-
-class Recorded(NamedTuple):
-    """Recorded data on the device: a `Batch` with leaves [N, ...], and a `weights.Table`, or () to draw uniformly."""
-
-    batch: Batch
-    table: Any = ()
 
 
 class Loop(NamedTuple):
@@ -51,18 +46,21 @@ class Loop(NamedTuple):
     step: Callable[[LoopState, jax.Array, PyTree], tuple[LoopState, Metrics]]
 
 
-def online(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
-    """One iteration: E env steps, then E calls of ``agent.update``, each on fresh batches [U, B] from the ring.
+def online(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns | None = None) -> Loop:
+    """One iteration: E env steps, then E calls of ``agent.update``, each on fresh batches [U, B] that ``agent.draw`` draws.
+
+    With ``returns``, new experience has the extras of an agent that asks for Monte-Carlo returns: -inf until they are known.
 
     Metrics: the agent's, averaged over the updates, and the episodes that ended, as ``episode/count`` and the sums
     ``episode/return`` (raw, undiscounted) and ``episode/length`` (env steps).
     """
+    draw = agent.draw or replay.replayed
 
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_act, key_env, key_sample, key_update = jax.random.split(state.key, 5)
-        state, episodes = _interact(agent, env, agent.act, state, t, key_act, key_env)
+        state, episodes = _interact(agent, env, agent.act, returns, state, t, key_act, key_env)
         shape = (env.num_envs, agent.batches, batch_size)
-        batches = Batch(replay.sample(state.ring, t + 1, key_sample, shape))
+        batches = draw(Batch(state.ring, state.extras), t + 1, data, key_sample, shape)
 
         def update(agent_state: PyTree, x: tuple[Batch, jax.Array]) -> tuple[PyTree, Metrics]:
             return agent.update(agent_state, *x)
@@ -71,38 +69,34 @@ def online(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
         agent_state, metrics = jax.lax.scan(update, state.agent, (batches, keys))
         return state._replace(agent=agent_state, key=key), jax.tree.map(jnp.mean, metrics) | episodes
 
-    return Loop(lambda key: _init(agent, env, capacity, key), step)
+    return Loop(lambda key: _init(agent, env, capacity, returns, key), step)
 
 
-def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int) -> Loop:
+def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns | None = None) -> Loop:
     """`online` without updates, under uniform random actions; its state is that of `online`, ready to go on."""
 
     def act(state: PyTree, memory: PyTree, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
         return random_action(env.spec.action, key, env.num_envs), memory
 
-    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
-        key, key_act, key_env = jax.random.split(state.key, 3)
-        state, episodes = _interact(agent, env, act, state, t, key_act, key_env)
-        return state._replace(key=key), episodes
+    return _without_updates(agent, env, capacity, returns, act)
 
-    return Loop(lambda key: _init(agent, env, capacity, key), step)
+
+def frozen(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns | None = None) -> Loop:
+    """`online` without updates, under ``agent.act``: nothing of the agent's state changes (WSRL's warm-up)."""
+    return _without_updates(agent, env, capacity, returns, agent.act)
 
 
 def offline(agent: Agent, batch_size: int) -> Loop:
-    """One iteration: one call of ``agent.update`` on batches [U, B] drawn from ``data``, a `Recorded`; no env."""
+    """One iteration: one call of ``agent.update`` on batches [U, B] drawn from ``data``, a `replay.Recorded`; no env."""
 
     def init(key: jax.Array) -> LoopState:
         key_agent, key = jax.random.split(key)
-        return LoopState(agent.init(key_agent), (), (), (), (), (), (), key)
+        return LoopState(agent.init(key_agent), (), (), (), (), (), (), (), key)
 
-    def step(state: LoopState, t: jax.Array, data: Recorded) -> tuple[LoopState, Metrics]:
+    def step(state: LoopState, t: jax.Array, data: replay.Recorded) -> tuple[LoopState, Metrics]:
         key, key_sample, key_update = jax.random.split(state.key, 3)
-        shape = (agent.batches, batch_size)
-        if isinstance(data.table, weights.Table):
-            index = weights.draw(data.table, key_sample, shape)
-        else:
-            index = jax.random.randint(key_sample, shape, 0, data.batch.transition.reward.shape[0])
-        agent_state, metrics = agent.update(state.agent, jax.tree.map(lambda x: x[index], data.batch), key_update)
+        batch = replay.recorded((), t, data, key_sample, (agent.batches, batch_size))
+        agent_state, metrics = agent.update(state.agent, batch, key_update)
         return state._replace(agent=agent_state, key=key), metrics
 
     return Loop(init, step)
@@ -139,7 +133,16 @@ def run(
     return new, alive & _finite(new.agent) & _finite(sums), sums
 
 
-def _init(agent: Agent, env: Env, capacity: int, key: jax.Array) -> LoopState:
+def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_act, key_env = jax.random.split(state.key, 3)
+        state, episodes = _interact(agent, env, act, returns, state, t, key_act, key_env)
+        return state._replace(key=key), episodes
+
+    return Loop(lambda key: _init(agent, env, capacity, returns, key), step)
+
+
+def _init(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, key: jax.Array) -> LoopState:
     key_agent, key_env, key = jax.random.split(key, 3)
     env_state, obs = env.reset(key_env)
     flag = jnp.zeros(env.num_envs, bool)
@@ -150,14 +153,37 @@ def _init(agent: Agent, env: Env, capacity: int, key: jax.Array) -> LoopState:
         env=env_state,
         obs=obs,
         ring=replay.init(row, capacity),
+        extras=() if returns is None else replay.init(_unknown(returns, env.num_envs), capacity),
         episode_return=jnp.zeros(env.num_envs),
         episode_length=jnp.zeros(env.num_envs, jnp.int32),
         key=key,
     )
 
 
+def _unknown(returns: replay.Returns, num: int) -> PyTree:
+    """The extras [num] of transitions whose return is not known yet."""
+    return returns.extras(mc_return=jnp.full(num, -jnp.inf))
+
+
+def _add(env: Env, returns: replay.Returns | None, state: LoopState, row: Transition, t: jax.Array) -> LoopState:
+    """``state`` with one more row, and the returns that are known by then."""
+    ring = replay.add(state.ring, row, t)
+    if returns is None:
+        return state._replace(ring=ring)
+    extras = replay.add(state.extras, _unknown(returns, env.num_envs), t)
+    fill = partial(replay.fill_returns, ring=ring, t=t + 1, horizon=env.spec.horizon, returns=returns)
+    return state._replace(ring=ring, extras=jax.lax.cond((t + 1) % env.spec.horizon == 0, fill, lambda x: x, extras))
+
+
 def _interact(
-    agent: Agent, env: Env, act: Act, state: LoopState, t: jax.Array, key_act: jax.Array, key_env: jax.Array
+    agent: Agent,
+    env: Env,
+    act: Act,
+    returns: replay.Returns | None,
+    state: LoopState,
+    t: jax.Array,
+    key_act: jax.Array,
+    key_env: jax.Array,
 ) -> tuple[LoopState, Metrics]:
     """E env steps under ``act``, added to the ring; metrics of the episodes that ended."""
     action, memory = act(state.agent, state.memory, state.obs, key_act)
@@ -165,11 +191,10 @@ def _interact(
     row = Transition(state.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
     done = step.terminated | step.truncated
     total, length = state.episode_return + step.reward, state.episode_length + 1
-    state = state._replace(
+    state = _add(env, returns, state, row, t)._replace(
         memory=where(done, agent.memory(env.num_envs), memory),
         env=env_state,
         obs=step.obs,
-        ring=replay.add(state.ring, row, t),
         episode_return=jnp.where(done, 0.0, total),
         episode_length=jnp.where(done, 0, length),
     )

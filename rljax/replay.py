@@ -1,16 +1,39 @@
-"""Replay: a ring of arrays with axes (time, env). The state holds arrays only; the clock ``t`` is the caller's.
+"""Replay: a ring of arrays with axes (time, env), and what an update draws from it, or from recorded data.
 
-``t`` counts the rows added before. Because seeds share it, a write under ``vmap`` stays one contiguous slice.
+The state holds arrays only; the clock is the caller's: ``t`` counts the rows added before. Because seeds share it, a write
+under ``vmap`` stays one contiguous slice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rljax.base import Batch, where
+from rljax.data import weights
+
 PyTree = Any
+Draw = Callable[[Batch, jax.Array, Any, jax.Array, tuple[int, ...]], Batch]
+
+
+class Recorded(NamedTuple):
+    """Recorded data on the device: a `Batch` with leaves [N, ...], and a `weights.Table`, or () to draw uniformly."""
+
+    batch: Batch
+    table: Any = ()
+
+
+class Returns(NamedTuple):
+    """Monte-Carlo returns of new experience: the agent's ``Extras``, the discount, and `rljax.data.mc_returns`' changes."""
+
+    extras: Callable[..., Any]
+    discount: jax.Array | float
+    scale: float = 1.0
+    bias: float = 0.0
+    failure: float | None = None
 
 
 def init(row: PyTree, capacity: int) -> PyTree:
@@ -30,3 +53,84 @@ def sample(ring: PyTree, t: jax.Array, key: jax.Array, shape: tuple[int, ...]) -
     slots, num_envs = jax.tree.leaves(ring)[0].shape[:2]
     index = jax.random.randint(key, shape, 0, jnp.minimum(t, slots) * num_envs)
     return jax.tree.map(lambda r: r.reshape(slots * num_envs, *r.shape[2:])[index], ring)
+
+
+def replayed(ring: Batch, t: jax.Array, data: Any, key: jax.Array, shape: tuple[int, ...]) -> Batch:
+    """A `Batch` [*shape, ...] of new experience alone, from a ring to which t rows were added."""
+    batch: Batch = sample(ring, t, key, shape)
+    return batch
+
+
+def recorded(ring: Any, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
+    """A `Batch` [*shape, ...] of recorded data alone."""
+    if isinstance(data.table, weights.Table):
+        index = weights.draw(data.table, key, shape)
+    else:
+        index = jax.random.randint(key, shape, 0, data.batch.transition.reward.shape[0])
+    batch: Batch = jax.tree.map(lambda x: x[index], data.batch)
+    return batch
+
+
+def mixed(fraction: float) -> Draw:
+    """A `Draw` of batches [..., B] whose first round(``fraction`` B) transitions are recorded, and the others new (RLPD)."""
+
+    def draw(ring: Batch, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
+        key_old, key_new = jax.random.split(key)
+        num = round(fraction * shape[-1])
+        old = recorded(ring, t, data, key_old, (*shape[:-1], num))
+        new = replayed(ring, t, data, key_new, (*shape[:-1], shape[-1] - num))
+        return _as(old, jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], len(shape) - 1), old, new))
+
+    return draw
+
+
+def either(probability: jax.Array | float) -> Draw:
+    """A `Draw` of batches [E, U, B] that are, for each of E alone, all recorded with this probability, and else new (MOORL)."""
+
+    def draw(ring: Batch, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
+        key_source, key_old, key_new = jax.random.split(key, 3)
+        old, new = recorded(ring, t, data, key_old, shape), replayed(ring, t, data, key_new, shape)
+        return _as(old, where(jax.random.bernoulli(key_source, probability, shape[:1]), old, new))
+
+    return draw
+
+
+def fill_returns(extras: Any, ring: PyTree, t: jax.Array, horizon: int, returns: Returns) -> Any:
+    """``extras`` [slots, E] with the ``mc_return`` of every row of ``ring`` whose episode has ended, where it was -inf.
+
+    It is discounted, of changed rewards, and 0 after the end, as that of recorded data. To be called whenever t is a multiple
+    of ``horizon``, the longest that an episode lasts: the newest 2 ``horizon`` rows then hold all of each new episode.
+    """
+    slots = ring.reward.shape[0]
+    age = jnp.arange(min(2 * horizon, slots))[::-1]
+    index = (t - 1 - age) % slots
+    reward, old = ring.reward[index], extras.mc_return[index]
+    done = (ring.terminated | ring.truncated)[index]
+    failed = jnp.zeros(reward.shape, bool) if returns.failure is None else reward == jnp.float32(returns.failure)
+
+    def back(carry: tuple, x: tuple) -> tuple[tuple, tuple]:
+        total, known, failing = carry
+        reward, done, failed = x
+        total = returns.scale * reward + returns.bias + returns.discount * jnp.where(done, 0.0, total)
+        carry = total, known | done, failed & (failing | done)
+        return carry, carry
+
+    def forth(carry: tuple, x: tuple) -> tuple[tuple, jax.Array]:
+        begins, failing = carry
+        done, from_here, first = x
+        failing = jnp.where(begins | first, from_here, failing)
+        return (done, failing), failing
+
+    no = jnp.zeros(reward.shape[1:], bool)
+    start = (jnp.zeros(reward.shape[1:]), no, no)
+    _, (total, known, failing) = jax.lax.scan(back, start, (reward, done, failed), reverse=True)
+    _, failing = jax.lax.scan(forth, (~no, no), (done, failing, age == t - 1))
+    if returns.failure is not None:
+        total = jnp.where(failing, (returns.scale * returns.failure + returns.bias) / (1 - returns.discount), total)
+    filled = jnp.where(known & jnp.isneginf(old) & (age < t)[:, None], total, old)
+    return extras._replace(mc_return=extras.mc_return.at[index].set(filled))
+
+
+def _as(like: Batch, batch: Batch) -> Batch:
+    """``batch`` with the dtypes of ``like``."""
+    return jax.tree.map(lambda x, y: y.astype(x.dtype), like, batch)

@@ -17,7 +17,7 @@ FOLDERS = ("rljax", "agents", "envs", "experiments")
 CORE = (
     ("alias", "base", "statistics"),
     ("config", "data"),
-    ("heads", "normalize", "optim", "replay", "ssm", "store", "horizon"),
+    ("heads", "normalize", "optim", "replay", "ssm", "store", "horizon", "transfer"),
     ("nets",),
     ("losses",),
     ("actor_critic", "evaluate", "loops", "world_model"),
@@ -107,8 +107,8 @@ def test_core_imports_from_below(name):
     assert not wrong
 
 
-def test_package_itself_imports_only_train():
-    assert {i for i in imports("rljax") if i.startswith("rljax")} == {"rljax.experiments.train"}
+def test_package_itself_imports_only_experiments():
+    assert {i for i in imports("rljax") if i.startswith("rljax")} == {"rljax.experiments.setup", "rljax.experiments.train"}
 
 
 @pytest.mark.parametrize("name", of("rljax", "agents"))

@@ -12,7 +12,7 @@ import pytest
 
 from rljax import loops, replay
 from rljax.agents import sac_discrete
-from rljax.base import Agent, Array, Discrete, Spec, Transition, batch_env
+from rljax.base import Agent, Array, Batch, Discrete, Spec, Transition, batch_env
 from rljax.config import override, stack
 
 HORIZON = 5
@@ -335,3 +335,58 @@ def test_the_ring_can_be_sampled_after_a_chunk():
     new, _, _ = chunk(config, state, alive, 0, 3)
     x = replay.sample(jax.tree.map(lambda x: x[0], new.ring), 3, jax.random.key(0), (64,))
     assert (np.asarray(x.obs)[:, 0] >= 2).all() and (np.asarray(x.next_obs)[:, 1] == np.asarray(x.obs)[:, 1] + 1).all()
+
+
+def test_frozen_steps_leave_the_agent_as_it_was():
+    """K iterations under the agent's own policy: its state is bit for bit what it was, the ring holds K rows."""
+    loop = toy_loop(loops.frozen)
+    first = state = jax.jit(loop.init)(jax.random.key(0))
+    step = jax.jit(loop.step)
+    for t in range(SLOTS - 1):
+        before, (state, metrics) = state, step(state, t, ())
+        expected = expected_row(np.asarray(before.obs), np.asarray(before.memory) + 1)
+        jax.tree.map(np.testing.assert_array_equal, row_of(state.ring, t), expected)
+        assert set(metrics) == {"episode/count", "episode/return", "episode/length"}
+    jax.tree.map(np.testing.assert_array_equal, state.agent, first.agent)
+    assert not np.any(state.ring.next_obs[SLOTS - 1])
+
+
+class Extras(NamedTuple):
+    """What an agent like Cal-QL asks for."""
+
+    mc_return: jax.Array
+
+
+def test_an_update_draws_as_its_agent_says():
+    """Half of each batch is recorded, with the recorded returns; new ones are -inf until their episode has ended."""
+    base, seen = toy_agent(E, 4), []
+
+    def update(state, batch, key):
+        state, metrics = base.update(state, batch, key)
+        x = batch.extras.mc_return
+        return state, metrics | {
+            "toy/old": (x[:, :2] == 7).mean(),
+            "toy/new": (x[:, 2:] == 7).mean(),
+            "toy/known": jnp.isfinite(x).mean(),
+        }
+
+    agent = base._replace(update=update, draw=replay.mixed(0.5))
+    returns = replay.Returns(Extras, 0.5)
+    loop = loops.online(agent, toy_env(E), 4, 20 * E, returns)
+    flag, number = jnp.zeros(6, bool), jnp.full(6, 7.0)
+    t = Transition(jnp.zeros((6, 2)), jnp.zeros(6, jnp.int32), number, jnp.zeros((6, 2)), flag, flag)
+    data, step = replay.Recorded(Batch(t, Extras(number))), jax.jit(loop.step)
+    state = jax.jit(loop.init)(jax.random.key(0))
+    for t in range(3 * HORIZON):
+        state, metrics = step(state, t, data)
+        assert metrics["toy/old"] == 1 and metrics["toy/new"] == 0
+        seen.append(float(metrics["toy/known"]))
+    assert set(seen[: HORIZON - 1]) == {0.5} and max(seen) > 0.5
+    known = np.asarray(state.extras.mc_return)[: 3 * HORIZON]
+    ring = jax.tree.map(np.asarray, state.ring)
+    done, total = ring.terminated | ring.truncated, np.zeros(E)
+    for t in reversed(range(3 * HORIZON)):
+        total = ring.reward[t] + 0.5 * np.where(done[t], 0, total)
+        ended = done[t:].any(0)
+        np.testing.assert_allclose(known[t][ended], total[ended], rtol=1e-6)
+        assert np.isneginf(known[t][~ended]).all()

@@ -12,6 +12,8 @@ import pytest
 from scipy import stats
 
 from rljax import replay
+from rljax.base import Batch, Transition
+from rljax.data import weights
 
 pytestmark = pytest.mark.usefixtures("no_rank_promotion")
 
@@ -136,3 +138,108 @@ def test_write_under_vmap_equals_a_loop():
     for i in range(2):
         alone = replay.add(rings[i], rows[i], 6)
         jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], both), alone)
+
+
+class Extras(NamedTuple):
+    """What Cal-QL asks for."""
+
+    mc_return: jax.Array
+
+
+def numbered(*shape, start):
+    """A `Batch` [*shape] whose rewards count up from ``start``."""
+    number = start + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+    flag = jnp.zeros(shape, bool)
+    return Batch(Transition(number[..., None], number[..., None], number, number[..., None], flag, flag), Extras(-number))
+
+
+OLD, NEW = replay.Recorded(numbered(50, start=1000)), numbered(10, 2, start=0)
+
+
+@pytest.mark.parametrize(("fraction", "num"), [(0.0, 0), (0.5, 4), (0.3, 2), (1.0, 8)])
+def test_mixed_batches_hold_the_fraction(fraction, num):
+    """In each batch the first are recorded, the rest come from the rows added; the leaves of a row stay together."""
+    batch = replay.mixed(fraction)(NEW, 6, OLD, jax.random.key(0), (3, 5, 8))
+    reward = np.asarray(batch.transition.reward)
+    assert reward.shape == (3, 5, 8)
+    assert (reward[..., :num] >= 1000).all() and (reward[..., num:] < 6 * 2).all()
+    np.testing.assert_array_equal(batch.extras.mc_return, -reward)
+    np.testing.assert_array_equal(batch.transition.obs[..., 0], reward)
+    assert len(np.unique(reward)) > 10
+
+
+def test_either_source_for_a_whole_update():
+    """All batches of one update are of one source; the recorded one comes up with the probability given."""
+    draw = jax.jit(lambda key, p: replay.either(p)(NEW, 10, OLD, key, (400, 2, 3)).transition.reward)
+    for probability in (0.0, 0.25, 1.0):
+        old = np.asarray(draw(jax.random.key(1), probability)) >= 1000
+        assert (old.all((1, 2)) | ~old.any((1, 2))).all()
+        low, high = stats.binom.interval(0.9999, 400, probability)
+        assert low <= old.all((1, 2)).sum() <= high
+
+
+def test_recorded_draws_follow_their_table():
+    """With a table episodes come up by their probability, here the second one alone."""
+    table = weights.Table(jnp.array([0], jnp.uint32), jnp.array([0, 20]), jnp.array([20, 30]))
+    batch = replay.recorded((), 0, replay.Recorded(OLD.batch, table), jax.random.key(0), (200,))
+    assert set(np.asarray(batch.transition.reward)) <= set(range(1020, 1050))
+
+
+def history(num, num_envs, horizon, failures, seed=0):
+    """Rewards, terminated and truncated [num, E]; episodes end by chance or at ``horizon``, some with rewards of -1 alone."""
+    rng = np.random.default_rng(seed)
+    reward, terminated, truncated = rng.normal(size=(num, num_envs)), *np.zeros((2, num, num_envs), bool)
+    for e in range(num_envs):
+        start = 0
+        while start < num:
+            length = int(rng.integers(1, horizon + 1))
+            if failures and rng.random() < 0.5:
+                reward[start : start + length, e] = -1
+            if start + length <= num:
+                (truncated if length == horizon else terminated)[start + length - 1, e] = True
+            start += length
+    return reward.astype(np.float32), terminated, truncated
+
+
+def brute_force(reward, done, returns):
+    """The return of each row from the whole history; -inf if its episode has not ended."""
+    out = np.full(reward.shape, -np.inf)
+    for e in range(reward.shape[1]):
+        start = 0
+        for end in np.flatnonzero(done[:, e]):
+            total = 0.0
+            for t in range(end, start - 1, -1):
+                total = returns.scale * reward[t, e] + returns.bias + returns.discount * total
+                out[t, e] = total
+            if returns.failure is not None and (reward[start : end + 1, e] == returns.failure).all():
+                out[start : end + 1, e] = (returns.scale * returns.failure + returns.bias) / (1 - returns.discount)
+            start = end + 1
+    return out
+
+
+@pytest.mark.parametrize("slots", [200, 30, 7])
+@pytest.mark.parametrize("failure", [None, -1.0])
+def test_returns_of_new_experience(slots, failure):
+    """At each multiple of the horizon every row of an episode that has ended knows its return; also failures, also wrapped.
+
+    With fewer slots than two horizons a failing episode that was cut in part may be taken for one that did not fail, or not
+    known; rows that are known without the failure rule are right with any number of slots.
+    """
+    num, num_envs, horizon = 96, 3, 8
+    returns = replay.Returns(Extras, 0.9, 2.0, -0.5, failure)
+    reward, terminated, truncated = history(num, num_envs, horizon, failure is not None)
+    row = numbered(num_envs, start=0).transition
+    ring = replay.init(row, slots * num_envs)
+    extras = replay.init(Extras(jnp.zeros(num_envs)), slots * num_envs)
+    fill = jax.jit(lambda extras, ring, t: replay.fill_returns(extras, ring, t, horizon, returns))
+    for t in range(num):
+        new = row._replace(reward=jnp.array(reward[t]), terminated=jnp.array(terminated[t]), truncated=jnp.array(truncated[t]))
+        ring = replay.add(ring, new, t)
+        extras = replay.add(extras, Extras(jnp.full(num_envs, -jnp.inf)), t)
+        if (t + 1) % horizon == 0:
+            extras = fill(extras, ring, t + 1)
+            expected = brute_force(reward[: t + 1], (terminated | truncated)[: t + 1], returns)
+            rows = np.arange(max(0, t + 1 - slots), t + 1)
+            if failure is None or slots >= 2 * horizon:
+                np.testing.assert_allclose(extras.mc_return[rows % slots], expected[rows], rtol=1e-5, atol=1e-5)
+    assert np.isfinite(np.asarray(extras.mc_return)).any()

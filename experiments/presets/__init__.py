@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,8 @@ class Preset:
     eval_episodes: int = 10
     reward: Reward = Reward()
     soft: bool = False  # whether the critics' targets hold an entropy bonus
+    retain: float = 0.0  # fraction of recorded data in each batch of fine-tuning
+    before: tuple[str, Preset] | None = None  # the agent, and its preset, that learns offline before fine-tuning
 
 
 def task(env: str) -> str:
@@ -49,8 +51,30 @@ def find(agent: str, env: str, data: Dataset | None = None) -> Preset:
     return found
 
 
+def online(agent: str, env: str, data: Dataset | None = None) -> Preset:
+    """The preset of an agent that fine-tunes: an offline agent's own config, with the sizes of WSRL's online part."""
+    found = find(agent, env, data)
+    if hasattr(found.config, "warmup"):
+        return found
+    sizes = find("wsrl", env, data)
+    return replace(found, steps=sizes.steps, num_envs=sizes.num_envs, eval_every=sizes.eval_every, before=(agent, found))
+
+
+def carried(config: Any, earlier: Any) -> Any:
+    """``config`` with the networks, discount and heads of ``earlier``, and all else too if it is of the same agent."""
+    if type(config) is type(earlier):
+        return earlier
+    names = {field.name for field in dataclasses.fields(config)} & {field.name for field in dataclasses.fields(earlier)}
+    return override(config, {name: getattr(earlier, name) for name in names & _CARRIED})
+
+
+def going_on(config: Any) -> Any:
+    """``config`` for fine-tuning: an actor whose step size fell while it learned offline keeps one that does not."""
+    return override(config, {"actor_decay": 1e12}) if hasattr(config, "actor_decay") else config
+
+
 def domain(env: str, data: Dataset | None) -> str:
-    """The kind of task, from the data set's name or else the env's: "locomotion", "antmaze", "pendulum" or ""."""
+    """The kind of task, from the data set's name or else the env's: "antmaze", "maze", "locomotion", "pendulum" or ""."""
     name = (env if data is None else f"{data.info.name} {env}").lower()
     for kind, words in _DOMAINS.items():
         if any(word in name for word in words):
@@ -89,9 +113,10 @@ def _support(setup: Setup, config: Any, preset: Preset, transform: heads.Transfo
     """Low and high, or nothing where the range of rewards is not known."""
     bonus = _entropy_bonus(config, setup.spec) if preset.soft else (0.0, 0.0)
     if setup.data is not None:
-        reward = asdict(setup.offline.reward)
+        reward = asdict(setup.reward)
         low, high = heads.support_from(setup.data, float(config.discount), bonus=bonus, transform=transform, **reward)
     elif rewards := REWARDS.get(task(setup.env.name)):
+        rewards = tuple(setup.reward.scale * x + setup.reward.bias for x in rewards)
         low, high = heads.support_from(rewards, float(config.discount), bonus=bonus, transform=transform)
     else:
         return {}
@@ -110,6 +135,9 @@ def _entropy_bonus(config: Any, spec: Spec) -> tuple[float, float]:
 REWARDS = MappingProxyType(
     {
         "pendulum": (-16.28, 0.0),  # -(pi^2 + 0.1 * 8^2 + 0.001 * 2^2)
+        "maze/open": (0.0, 1.0),
+        "maze/umaze": (0.0, 1.0),
+        "maze/medium": (0.0, 1.0),
         "gymnax/Pendulum-v1": (-16.28, 0.0),
         "gymnax/CartPole-v1": (1.0, 1.0),
         "gymnax/Acrobot-v1": (-1.0, 0.0),
@@ -124,9 +152,24 @@ REWARDS = MappingProxyType(
     }
 )
 
+_CARRIED = frozenset(
+    {
+        "discount",
+        "actor_width",
+        "actor_depth",
+        "critic_width",
+        "critic_depth",
+        "layer_norm",
+        "num_critics",
+        "head",
+        "value_head",
+    }
+)
+
 _DOMAINS = MappingProxyType(
     {
         "antmaze": ("antmaze",),
+        "maze": ("maze/",),
         "locomotion": ("halfcheetah", "hopper", "walker", "ant", "humanoid"),
         "pendulum": ("pendulum",),
     }

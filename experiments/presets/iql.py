@@ -1,6 +1,6 @@
 """Presets of IQL. Sources: arXiv:2110.06169, and CORL (tinkoff-ai/CORL at 6afec90) for D4RL.
 
-The pendulum's were tuned here on seeds 100 and up.
+The pendulum's and the mazes' were tuned here on seeds 100 and up.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
         case "pendulum":
             small = Config(actor_lr=1e-3, critic_lr=1e-3, value_lr=1e-3, actor_decay=20_000.0, actor_width=64, critic_width=64)
             return Preset(small, steps=20_000)
+        case "maze":
+            rates = {
+                "actor_lr": 1e-3,
+                "critic_lr": 1e-3,
+                "value_lr": 1e-3,
+                "expectile": 0.9,
+                "beta": 10.0,
+                "actor_decay": 20_000.0,
+            }
+            small = override(Config(actor_width=64, critic_width=64, batch_size=128), rates)
+            return Preset(small, steps=20_000, reward=Reward(scale=10.0, bias=-5.0))
         case "antmaze":
             config = override(corl, {"expectile": 0.9, "beta": 10.0})
             return Preset(config, steps=1_000_000, eval_every=50_000, eval_episodes=100, reward=Reward(bias=-1.0))

@@ -39,6 +39,7 @@ from rljax.experiments import presets, report
 from rljax.experiments import train as training
 from rljax.experiments.cli import parse_seeds
 from rljax.experiments.setup import prepare
+from rljax.experiments.studies import finished
 from rljax.optim import descend, model
 
 Row = dict[str, Any]
@@ -140,7 +141,7 @@ def sigma(study: Study) -> list[Row]:
         for ratio, scale in found
     ]
     before = training.programs()
-    result = training.train(agent, configs, env, **counts, out=study.out / "runs" / "sigma")
+    result = finished(training.train(agent, configs, env, **counts, out=study.out / "runs" / "sigma"))
     print(f"{len(configs)} configs x {len(seeds)} seeds: {training.programs() - before} programs (the warm-up, the updates)")
     last = report.scores(result.rows).iloc[-1]
     return [
@@ -162,7 +163,7 @@ def scores(
     config, _ = presets.with_supports(setup, preset)
     task = f"{agent} {env}{f' {Path(file).stem}' if file else ''}{note}"
     out = study.out / "runs" / f"{task} {head}".replace("/", "-").replace(" ", "_")
-    frame = report.scores(training.train(module, config, env, **counts, **where, out=out).rows)[0]
+    frame = report.scores(finished(training.train(module, config, env, **counts, **where, out=out)).rows)[0]
     return [
         {"task": task, "head": head, "seed": seed, "score": float(x.iloc[-1]), "best": float(x.max())}
         for seed, x in frame.items()

@@ -159,12 +159,34 @@ def gradient(loss: Callable[[Any], complex], params: Any) -> Any:
 
 
 def mlp(params: Any, x: np.ndarray) -> np.ndarray:
-    """Outputs of dense layers with ReLU between them, named as in `rljax.nets`."""
+    """Outputs of dense layers, each followed by its LayerNorm if it has one and by ReLU, named as in `rljax.nets`."""
     layers = params["params"]
-    for name in sorted(layers["Torso_0"]):
-        x = x @ layers["Torso_0"][name]["kernel"] + layers["Torso_0"][name]["bias"]
+    torso = layers.get("Torso_0", {})
+    for name in sorted(name for name in torso if name.startswith("Dense")):
+        x = x @ torso[name]["kernel"] + torso[name]["bias"]
+        norm = torso.get(name.replace("Dense", "LayerNorm"))
+        x = x if norm is None else standardised(x) * norm["scale"] + norm["bias"]
         x = np.where(x.real > 0, x, 0)
     return x @ layers["head"]["kernel"] + layers["head"]["bias"]
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Rows with mean 0 and variance 1, but for the 1e-6 that flax adds to the variance."""
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def policy(params: Any, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``(action [..., B, A], log_prob [..., B])`` of the tanh-Gaussian at given noise; log(1 - tanh^2) as it stands."""
+    mean, raw = np.split(mlp(params, obs), 2, -1)
+    log_std = -5 + 3.5 * (np.tanh(raw) + 1)
+    action = np.tanh(mean + np.exp(log_std) * noise)
+    return action, (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)).sum(-1)
+
+
+def normal(key: jax.Array, *shape: int) -> np.ndarray:
+    """Standard normal noise in float64."""
+    return np.asarray(jax.random.normal(key, shape, jnp.float64))
 
 
 def member(params: Any, i: int) -> Any:
@@ -178,8 +200,8 @@ def smaller(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def critics(params: Any, *inputs: np.ndarray) -> list[np.ndarray]:
-    """Outputs [B, size] of each of two critics for inputs that are joined along their last axis."""
-    return [mlp(member(params, i), np.concatenate(inputs, 1)) for i in range(2)]
+    """Outputs [B, size] of each critic for inputs that are joined along their last axis."""
+    return [mlp(member(params, i), np.concatenate(inputs, 1)) for i in range(len(params["params"]["head"]["bias"]))]
 
 
 def draw_batch(spec: Spec, num: int, size: int, seed: int) -> Transition:
@@ -211,6 +233,6 @@ def close(tree: Any, expected: Any) -> None:
 
 @pytest.fixture(scope="session")
 def reference() -> SimpleNamespace:
-    """Adam, networks and a minimum in numpy, for slow references in float64."""
-    parts = (learner, adam, mlp, member, smaller, critics, draw_batch, follows, close)
+    """Adam, networks, a policy and a minimum in numpy, for slow references in float64."""
+    parts = (learner, adam, mlp, policy, normal, member, smaller, critics, draw_batch, follows, close)
     return SimpleNamespace(**{part.__name__: part for part in parts})

@@ -28,9 +28,19 @@ DISCRETE = Spec(Array((3,)), Discrete(4), 50)
 SMALL = {"width": 16, "depth": 1, "batch_size": 8}
 SEEDS = 8
 INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  # do not show in two updates on noise
+INERT |= {"recorded"}  # is for loops
 
-SIBLINGS = {"calql": "cql", "bc_discrete": "bc"}  # compile the same steps as these, so their costly tests are slow ones
+# Compile the same steps as these, so their costly tests are slow ones.
+SIBLINGS = {"calql": "cql", "bc_discrete": "bc", "wsrl": "rlpd", "moorl": "sac"}
 VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compile without most optimisations: of networks this small, compiling is all that takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def slow_unless(quick):
@@ -137,7 +147,8 @@ def differ(a, b):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc", "sac+c51", "calql+two_hot"} <= set(NAMES)
+    assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
+    assert {"moorl", "rlpd", "wsrl", "sac+c51", "calql+two_hot"} <= set(NAMES)
 
 
 @every_agent
@@ -403,7 +414,7 @@ def test_variants_update(name, change):
     module = load(name)
     spec = spec_of(module)
     fields = {f.name for f in dataclasses.fields(module.Config)}
-    batches = {field: 4 for field in ("utd", "policy_delay") if field in fields}
+    batches = {field: 4 for field in ("utd", "policy_delay", "inner_batches") if field in fields}
     changes = {"utd": batches, "images": {}, "running": {"obs_stats": "running"}, "layer_norm": {"layer_norm": True}}
     if change == "images":
         spec = Spec(Array((10, 10, 2), "uint8", 0, 255), spec.action, 50)

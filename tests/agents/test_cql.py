@@ -41,18 +41,6 @@ def x64():
         yield
 
 
-def policy(np_, params, obs, noise):
-    """``(action [..., B, A], log_prob [..., B])`` of the tanh-Gaussian at given noise."""
-    out = np_.mlp(params, obs)
-    mean, log_std = out[:, :A], -5 + 3.5 * (np.tanh(out[:, A:]) + 1)
-    action = np.tanh(mean + np.exp(log_std) * noise)
-    return action, (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)).sum(-1)
-
-
-def normal(key, *shape):
-    return np.asarray(jax.random.normal(key, shape, jnp.float64))
-
-
 def values(np_, params, obs, actions):
     """One list per critic of the values [B] of actions [k, B, A]."""
     return [[np_.critics(params, obs, a)[j][:, 0] for a in actions] for j in range(2)]
@@ -69,14 +57,14 @@ def reference_update(np_, c, s, t, bound, key, lagrange, largest):
     actor, critic, target, log_alpha, multiplier = s
     key_target, key_gap, key_actor = jax.random.split(key, 3)
     n = K if largest else 1
-    actions, _ = policy(np_, actor.params, t.next_obs, normal(key_target, n, B, A))
+    actions, _ = np_.policy(actor.params, t.next_obs, np_.normal(key_target, n, B, A))
     value = np.max([np.minimum(a, b) for a, b in zip(*values(np_, target, t.next_obs, actions), strict=True)], axis=0)
     goal = np.where(t.terminated, t.reward, t.reward + c.discount * value)
 
     key_random, key_now, key_next = jax.random.split(key_gap, 3)
     uniform = np.asarray(jax.random.uniform(key_random, (K, B, A), jnp.float64, -1, 1))
-    now, log_now = policy(np_, actor.params, t.obs, normal(key_now, K, B, A))
-    then, log_then = policy(np_, actor.params, t.next_obs, normal(key_next, K, B, A))
+    now, log_now = np_.policy(actor.params, t.obs, np_.normal(key_now, K, B, A))
+    then, log_then = np_.policy(actor.params, t.next_obs, np_.normal(key_next, K, B, A))
     samples = [*((a, np.full(B, A * np.log(0.5)), False) for a in uniform)]
     samples += [(a, mu, True) for a, mu in [*zip(now, log_now, strict=True), *zip(then, log_then, strict=True)]]
 
@@ -111,13 +99,13 @@ def reference_update(np_, c, s, t, bound, key, lagrange, largest):
     multiplier = np_.adam(multiplier, c.critic_lr, lambda x: -0.5 * constraint(x, gap) + 0 * x)
     target = jax.tree.map(lambda old, new: old + c.tau * (new - old), target, critic.params)
 
-    alpha, noise = np.exp(log_alpha.params), normal(key_actor, B, A)
+    alpha, noise = np.exp(log_alpha.params), np_.normal(key_actor, B, A)
 
     def actor_loss(params):
-        action, log_prob = policy(np_, params, t.obs, noise)
+        action, log_prob = np_.policy(params, t.obs, noise)
         return (alpha * log_prob - np_.smaller(*(q[:, 0] for q in np_.critics(critic.params, t.obs, action)))).mean()
 
-    entropy = -policy(np_, actor.params, t.obs, noise)[1].mean()
+    entropy = -np_.policy(actor.params, t.obs, noise)[1].mean()
     metrics |= {"actor/loss": actor_loss(actor.params), "actor/entropy": entropy, "alpha/value": alpha}
     log_alpha = np_.adam(log_alpha, c.alpha_lr, lambda x: np.exp(x) * (entropy + c.target_entropy_scale * A))
     actor = np_.adam(actor, c.actor_lr, actor_loss)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import agents, heads, loops
+from rljax import agents, heads, loops, replay
 from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
@@ -54,6 +54,11 @@ OFFLINE = {  # what makes each of them plain Q-learning on data of random action
     "backup": "one_sample",
     "constraint": "fixed",
 }
+FEWER = {  # critics and steps than by default
+    "rlpd": {"num_critics": 3, "utd": 2},
+    "wsrl": {"num_critics": 3, "utd": 2},
+    "moorl": {"inner_steps": 2, "inner_batches": 2},
+}
 RECORDED = 2_000  # env steps
 
 
@@ -68,7 +73,7 @@ class Learned(NamedTuple):
     choices: np.ndarray
     mode: np.ndarray
     alive: np.ndarray
-    slack: float  # how far modes may be from the best actions
+    slack: float  # how far modes may be from the best actions, and values from theirs: more with bins, which are 0.5 wide
 
 
 def learn(name, probes):
@@ -81,7 +86,7 @@ def learn(name, probes):
         spec = probes.discrete
     fields = {f.name for f in dataclasses.fields(module.Config)}
     offline = "warmup" not in fields
-    settings = CONFIG | OFFLINE if offline else CONFIG
+    settings = (CONFIG | OFFLINE if offline else CONFIG) | FEWER.get(name, {})
     if head:
         settings = settings | dict.fromkeys(("head", "value_head"), override(heads.HEADS[head], SUPPORT))
     config = override(module.Config(), {name: value for name, value in settings.items() if name in fields})
@@ -147,7 +152,7 @@ def finer(config):
 
 
 def record(module, env, spec, key):
-    """A `loops.Recorded` of random actions."""
+    """A `replay.Recorded` of random actions."""
     key, key_env = jax.random.split(key)
 
     def step(carry, key):
@@ -160,7 +165,7 @@ def record(module, env, spec, key):
     _, t = jax.lax.scan(step, env.reset(key_env), jax.random.split(key, RECORDED))
     t = jax.tree.map(lambda x: x[:, 0], t)
     extras = module.Extras(jnp.zeros(RECORDED)) if hasattr(module, "Extras") else ()
-    return loops.Recorded(Batch(t, extras))
+    return replay.Recorded(Batch(t, extras))
 
 
 def values(module, config, discrete, obs, choices, state):
@@ -198,7 +203,7 @@ def told(name, q, exact):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
+    assert {"calql", "cql", "iql", "moorl", "rlpd", "sac", "sac_discrete", "td3_bc", "wsrl"} <= set(NAMES)
 
 
 def test_a_time_limit_does_not_end_the_value(learned):
@@ -227,7 +232,7 @@ def test_the_best_action_is_found(learned):
     """One step, one observation: the mode is the action with the largest reward, inside of [-1, 1], and Q says why."""
     q, exact, mode, best, slack = learned("action")
     assert_best(mode, best, slack)
-    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.05, err_msg=told("action", q, exact))
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=slack, err_msg=told("action", q, exact))
 
 
 def test_reward_after_a_step_is_discounted(learned):

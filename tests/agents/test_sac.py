@@ -66,15 +66,6 @@ def draw_batch(num, seed):
     )
 
 
-def policy(np_, params, obs, noise):
-    """``(action, log_prob)`` of the tanh-Gaussian at given noise; log(1 - tanh^2) as it stands."""
-    out = np_.mlp(params, obs)
-    mean, log_std = out[:, :A], -5 + 3.5 * (np.tanh(out[:, A:]) + 1)
-    action = np.tanh(mean + np.exp(log_std) * noise)
-    log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)
-    return action, log_prob.sum(1)
-
-
 def q_values(np_, params, obs, action):
     """One array [B] per critic."""
     x = np.concatenate([obs, action], 1)
@@ -89,7 +80,7 @@ def reference_update(np_, c, s, t, key):
     alpha = np.exp(s.log_alpha.params)
     losses, means = [], []
     for u in range(num):
-        action, log_prob = policy(np_, s.actor.params, t.next_obs[u], noises[u])
+        action, log_prob = np_.policy(s.actor.params, t.next_obs[u], noises[u])
         value = np_.smaller(*q_values(np_, s.target, t.next_obs[u], action)) - alpha * log_prob
         target = np.array(
             [r if end else r + c.discount * v for r, end, v in zip(t.reward[u], t.terminated[u], value, strict=True)]
@@ -106,10 +97,10 @@ def reference_update(np_, c, s, t, key):
     obs, noise = t.obs[-1], np.asarray(jax.random.normal(key_actor, (B, A), jnp.float64))
 
     def actor_loss(params):
-        action, log_prob = policy(np_, params, obs, noise)
+        action, log_prob = np_.policy(params, obs, noise)
         return (alpha * log_prob - np_.smaller(*q_values(np_, s.critic.params, obs, action))).mean()
 
-    entropy = -policy(np_, s.actor.params, obs, noise)[1].mean()
+    entropy = -np_.policy(s.actor.params, obs, noise)[1].mean()
     metrics = {"actor/loss": actor_loss(s.actor.params), "actor/entropy": entropy, "alpha/value": alpha}
     gap = entropy + c.target_entropy_scale * A
     log_alpha = np_.adam(s.log_alpha, c.alpha_lr, lambda x: np.exp(x) * gap)

@@ -305,7 +305,7 @@ def test_lists(rljax):
     """Agents with their papers; environments, none of which is broken."""
     agents, envs = rljax("agents")[1], rljax("envs")[1].split()
     assert {"bc", "iql", "sac", "sac_discrete"} <= {line.split()[0] for line in agents.splitlines()} and "arXiv:" in agents
-    assert {"pendulum", "gymnax/CartPole-v1", "brax/hopper"} <= set(envs) and "brax/swimmer" not in envs
+    assert {"pendulum", "maze/open", "gymnax/CartPole-v1", "brax/hopper"} <= set(envs) and "brax/swimmer" not in envs
 
 
 def test_console_command_is_installed(tmp_path):

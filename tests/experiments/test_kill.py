@@ -17,6 +17,10 @@ RLJAX = [sys.executable, "-c", "from rljax.experiments.cli import main; main()"]
 RUN = """train sac pendulum --seeds 2 --steps 12000 --eval-every 1000 --eval-episodes 2 --config.batch-size 16
     --config.warmup 200 --config.actor-width 16 --config.critic-width 16""".split()
 
+FINETUNE = """finetune wsrl pendulum --seeds 2 --offline-steps 2000 --steps 6000 --warmup 3000 --eval-every 500
+    --eval-episodes 2 --config.batch-size 8 --config.actor-width 8 --config.critic-width 8 --config.num-critics 2
+    --config.utd 2""".split()
+
 
 @pytest.fixture
 def environment(tmp_path, pytestconfig):
@@ -29,14 +33,14 @@ def environment(tmp_path, pytestconfig):
     }
 
 
-def start(out, environment):
+def start(out, environment, command=RUN):
     """The run's command, as a live process."""
-    return subprocess.Popen([*RLJAX, *RUN, "--out", out], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*RLJAX, *command, "--out", out], env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def finish(out, environment):
+def finish(out, environment, command=RUN):
     """Run to the end: the rows, the parameters' hash, and what was said."""
-    done = subprocess.run([*RLJAX, *RUN, "--out", out], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*RLJAX, *command, "--out", out], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shown = subprocess.run([*RLJAX, "show", out, "--params-hash"], env=environment, capture_output=True, text=True)
     assert re.fullmatch(r"[0-9a-f]{64}\n", shown.stdout), shown.stderr
@@ -46,6 +50,10 @@ def finish(out, environment):
 def last_step(out):
     rows = store.read_rows(out / "metrics.jsonl")
     return rows[-1]["step"] if rows else 0
+
+
+def last_phase(out):
+    return store.read_rows(out / "metrics.jsonl")[-1]["phase"]
 
 
 def kill(out, environment, step, in_write):
@@ -86,6 +94,26 @@ def test_killed_run_equals_an_unkilled_one(tmp_path, environment, kills):
     assert len(resumed) == kills and resumed[0] > 0 and resumed == sorted(resumed)
     assert writes >= kills // 4
     assert (ended, hashed) == (rows, learned)
+
+
+@pytest.mark.timeout(900)
+def test_fine_tuning_killed_in_each_phase(tmp_path, environment):
+    """While it learns offline, in the warm-up and online: rows and parameters of both parts are those of an unkilled run."""
+    collect = [*RLJAX, "collect", "pendulum", "--kinds", "random", "--steps", "1000", "--out", tmp_path]
+    subprocess.run(collect, env=environment, check=True)
+    command = [*FINETUNE, "--data", str(tmp_path / "random.hdf5")]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = finish(whole, environment, command)[:2]
+    for folder, step, phase in ((killed / "offline", 1_000, "offline"), (killed, 500, "warmup"), (killed, 4_000, "online")):
+        process = start(killed, environment, command)
+        while process.poll() is None and last_step(folder) < step:
+            time.sleep(0.0005)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and last_phase(folder) == phase
+    rows, learned, said = finish(killed, environment, command)
+    assert (rows, learned) == expected and "finished at step 2000" in said and "resumed at step" in said
+    assert (killed / "offline" / "metrics.jsonl").read_bytes() == (whole / "offline" / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

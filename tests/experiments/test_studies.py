@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from rljax.experiments.studies import heads
+from rljax import data, envs
+from rljax.experiments.collect import collect
+from rljax.experiments.studies import heads, online
 
 
 @pytest.fixture
@@ -55,3 +57,29 @@ def test_bad_input_is_one_sentence(run, capsys):
         with pytest.raises(SystemExit) as end:
             run(line)
         assert end.value.code == 2 and "give --data ENV=FILE" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("part", "num"), [("methods", 8), ("ablation", 12)])
+def test_online(part, num, tmp_path, monkeypatch, capsys):
+    """A curve per method, seed and evaluation; what was trained offline is the same run for all that go on from it."""
+    made = collect(envs.make("maze/open?horizon=20"), kinds=["random"], steps=400)["random"]
+    data.save(made, tmp_path / "data.npz")
+    out = tmp_path / "study"
+    sizes = "--steps 1100 --offline-steps 8 --warmup 100 --eval-every 550 --seeds 2"
+    args = f"{part} --env maze/open?horizon=20 --data {tmp_path / 'data.npz'} --out {out} {sizes}"
+    monkeypatch.setattr(sys, "argv", ["online", *args.split()])
+    online.main()
+    rows = [json.loads(line) for line in (out / f"{part}.jsonl").read_text().splitlines()]
+    assert len(rows) == num * 2 * 3 and len({row["method"] for row in rows}) == num
+    assert (out / f"{part}.png").read_bytes()[:4] == b"\x89PNG"
+    assert all(row["method"] in capsys.readouterr().out for row in rows[:1])
+
+
+def test_a_study_of_no_data_is_one_sentence(tmp_path, monkeypatch, capsys):
+    args = ["online", "methods", "--env", "maze/open", "--data", str(tmp_path / "no.npz"), "--out", str(tmp_path / "study")]
+    monkeypatch.setattr(sys, "argv", args)
+    with pytest.raises(SystemExit) as end:
+        online.main()
+    assert end.value.code == 2 and "no.npz" in capsys.readouterr().err
