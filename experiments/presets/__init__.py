@@ -116,8 +116,8 @@ def _support(setup: Setup, config: Any, preset: Preset, transform: heads.Transfo
         reward = asdict(setup.reward)
         low, high = heads.support_from(setup.data, float(config.discount), bonus=bonus, transform=transform, **reward)
     elif rewards := REWARDS.get(task(setup.env.name)):
-        rewards = tuple(setup.reward.scale * x + setup.reward.bias for x in rewards)
-        low, high = heads.support_from(rewards, float(config.discount), bonus=bonus, transform=transform)
+        ends = (setup.reward.scale * rewards[0] + setup.reward.bias, setup.reward.scale * rewards[1] + setup.reward.bias)
+        low, high = heads.support_from(ends, float(config.discount), bonus=bonus, transform=transform)
     else:
         return {}
     return {"low": low, "high": high}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rljax.agents.moorl import Config
 from rljax.config import override
 from rljax.data import Dataset
 from rljax.experiments.presets import Preset, domain, wsrl
 
+SHARED = ("actor_lr", "critic_lr", "alpha_lr", "actor_width", "critic_width", "batch_size", "warmup")
+
 
 def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for the environment named ``env`` and a data set."""
-    sizes = wsrl.preset(env, data)
-    made = {"steps": sizes.steps, "num_envs": sizes.num_envs, "eval_every": sizes.eval_every, "soft": True}
-    match domain(env, data):
-        case "pendulum" | "maze":
-            names = ("actor_lr", "critic_lr", "alpha_lr", "actor_width", "critic_width", "batch_size", "warmup")
-            reward = sizes.before[1].reward
-            return Preset(override(Config(), {name: getattr(sizes.config, name) for name in names}), **made, reward=reward)
-        case "antmaze":
-            return Preset(Config(), **made, eval_episodes=100, reward=sizes.before[1].reward)
-        case _:
-            return Preset(Config(), **made)
+    sizes = replace(wsrl.preset(env, data), before=None, soft=True)
+    small = domain(env, data) in ("pendulum", "maze")
+    return replace(sizes, config=override(Config(), {name: getattr(sizes.config, name) for name in SHARED if small}))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rljax.agents.rlpd import Config
 from rljax.config import override
 from rljax.data import Dataset
 from rljax.experiments.presets import Preset, domain, wsrl
 
+SHARED = ("actor_lr", "critic_lr", "alpha_lr", "actor_width", "critic_width", "num_critics", "batch_size", "warmup")
+
 
 def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for the environment named ``env`` and a data set."""
-    sizes = wsrl.preset(env, data)
-    made = {"steps": sizes.steps, "num_envs": sizes.num_envs, "eval_every": sizes.eval_every}
+    sizes = replace(wsrl.preset(env, data), before=None)
     match domain(env, data):
         case "pendulum" | "maze":
-            names = ("actor_lr", "critic_lr", "alpha_lr", "actor_width", "critic_width", "num_critics", "batch_size", "warmup")
-            return Preset(
-                override(Config(), {name: getattr(sizes.config, name) for name in names}),
-                **made,
-                soft=True,
-                reward=sizes.before[1].reward,
-            )
+            small = override(Config(), {name: getattr(sizes.config, name) for name in SHARED})
+            return replace(sizes, config=small, soft=True)
         case "antmaze":
-            config = Config(critic_depth=3, num_targets=1, bonus=0.0)
-            return Preset(config, **made, eval_episodes=100, reward=sizes.before[1].reward)
+            return replace(sizes, config=Config(critic_depth=3, num_targets=1, bonus=0.0))
         case _:
-            return Preset(Config(), **made, soft=True)
+            return replace(sizes, config=Config(), soft=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rljax import normalize
 from rljax.agents.wsrl import Config
 from rljax.config import override
@@ -12,20 +14,17 @@ from rljax.experiments.presets import Preset, calql, cql, domain, task
 def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for the environment named ``env``, fine-tuning after Cal-QL on the data set, or CQL for locomotion."""
     before = calql.preset(env, data)
+    found = Preset(Config(), steps=500_000, eval_every=20_000, reward=before.reward, before=("calql", before))
     match domain(env, data):
         case "pendulum" | "maze":
             rates = {"actor_lr": 1e-3, "critic_lr": 1e-3, "alpha_lr": 1e-3}
-            sizes = {"actor_width": 64, "critic_width": 64, "num_critics": 4, "batch_size": 128, "warmup": 1_000}
-            small = override(Config(), {**rates, **sizes})
-            return Preset(small, steps=10_000, eval_every=500, before=("calql", before))
+            small = Config(actor_width=64, critic_width=64, num_critics=4, batch_size=128, warmup=1_000)
+            return replace(found, config=override(small, rates), steps=10_000, eval_every=500)
         case "antmaze":
-            config = Config(critic_depth=4, num_actions=10)
-            sizes = {"steps": 500_000, "eval_every": 20_000, "eval_episodes": 100}
-            return Preset(config, **sizes, before=("calql", before))
+            return replace(found, config=Config(critic_depth=4, num_actions=10), eval_episodes=100)
         case "locomotion":
             conservative = cql.Config(actor_lr=1e-4, alpha_lr=1e-4, penalty=5.0, obs_stats=normalize.fixed)
             before = Preset(conservative, steps=250_000, eval_every=20_000)
-            num_envs = 8 if task(env).startswith("brax/") else 1
-            return Preset(Config(), steps=500_000, num_envs=num_envs, eval_every=20_000, before=("cql", before))
+            return replace(found, num_envs=8 if task(env).startswith("brax/") else 1, before=("cql", before))
         case _:
-            return Preset(Config(), steps=500_000, eval_every=20_000, before=("calql", before))
+            return found

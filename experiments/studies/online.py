@@ -132,7 +132,7 @@ def finetune(study: Study, agent: str, start: Start | None) -> Any:
         config,
         study.env,
         data=data if used else None,
-        reward=sizes.before[1].reward if start is None else None,
+        reward=sizes.reward if start is None else None,
         start=start,
         num_envs=sizes.num_envs,
         out=study.out / "runs" / f"{agent}-{said}",
