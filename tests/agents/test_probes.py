@@ -106,7 +106,8 @@ def learn_online(module, config, spec, probes, coarse_steps, fine_steps):
 
     def loop(kind, row):
         config, probe = row
-        return kind(module.make(spec, config), probes.make(spec, probe), config.batch_size, WARMUP + coarse_steps + fine_steps)
+        agent = module.make(spec, config)._replace(draw=None)  # from new experience alone
+        return kind(agent, probes.make(spec, probe), config.batch_size, WARMUP + coarse_steps + fine_steps)
 
     def rows(config):
         tables = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *probes.all.values())
