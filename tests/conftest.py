@@ -21,6 +21,13 @@ def pytest_report_header() -> str:
     return f"rljax: {rljax.__file__}"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_dropped() -> Iterator[None]:
+    """Each compiled program holds a hundred memory mappings, of which Linux allows a process 65 530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key_reuse_checks() -> Iterator[None]:
     """A key consumed twice is an error; to call a jitted function twice with one key, pass `jax.random.clone` of it."""
