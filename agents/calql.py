@@ -2,7 +2,8 @@
 
 CQL whose penalty takes the policy's values to be at least the Monte-Carlo return of the recorded behaviour, so that
 fine-tuning does not begin with values that are too low. One `update` takes one batch [1, B] with `Extras`; each of several,
-[U, B], is one update of its own. Deviations: those of `cql`.
+[U, B], is one update of its own. Deviations: those of `cql`; and online a transition whose episode has not ended has the return
+-inf, which bounds nothing (WSRL's code samples only from episodes that have ended).
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ axes.legend(frameon=False)
 figure
 
 # %% [markdown]
-# Three seeds and a few thousand steps show how it is done, not which is better; for that see `benchmarks/online` and
+# Three seeds and a few thousand steps show how it is done, not which is better; for that there is
 # `python -m rljax.experiments.studies.online`. The same from the command line:
 #
 # ```bash

@@ -31,7 +31,7 @@ INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  #
 INERT |= {"recorded"}  # is for loops
 
 # Compile the same steps as these, so their costly tests are slow ones.
-SIBLINGS = {"calql": "cql", "bc_discrete": "bc", "wsrl": "rlpd", "moorl": "sac"}
+SIBLINGS = {"calql": "cql", "bc_discrete": "bc", "rlpd": "sac", "wsrl": "sac", "moorl": "sac"}
 VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
 
 

@@ -138,7 +138,7 @@ def test_calql_online_keeps_its_bound(tmp_path):
     assert rows and all(np.isfinite(row["critic/gap"]) for row in rows)
 
 
-@pytest.mark.parametrize("agent", [rlpd, moorl])
+@pytest.mark.parametrize("agent", [rlpd, pytest.param(moorl, marks=pytest.mark.slow)])
 def test_agents_that_draw_recorded_data_themselves(agent, tmp_path):
     """They learn from data and env in one run, resumed exactly."""
     nets = {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1}
