@@ -15,7 +15,7 @@
 # # From offline to online
 #
 # A policy is trained on recorded data, and goes on learning by itself: with the data, without it, with and without a warm-up.
-# It takes about four minutes on two CPU cores.
+# It takes some minutes on two CPU cores.
 
 # %%
 import jax
