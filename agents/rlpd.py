@@ -17,9 +17,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rljax import actor_critic, heads, losses, normalize, replay
+from rljax import actor_critic, heads, normalize, replay
 from rljax.actor_critic import Metrics, State, act, mode, networks
-from rljax.base import Agent, Array, Batch, InputError, Spec, Transition, no_memory
+from rljax.base import Agent, Array, Batch, InputError, Spec, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
 
 
@@ -74,21 +74,17 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     key_critic, key_actor = jax.random.split(key)
     state, transitions = actor_critic.normalized(config, state, batch)
 
-    def critic_step(state: State, x: tuple[Transition, jax.Array]) -> tuple[State, Metrics]:
-        t, key = x
+    def value(state: State, next_obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_subset, key_action = jax.random.split(key)
         members = jax.random.permutation(key_subset, config.num_critics)[: config.num_targets]
-        chosen = state._replace(target=jax.tree.map(lambda x: x[members], state.target))
-        value, out = actor_critic.soft_value(few, chosen, t.next_obs, key_action, config.bonus)
-        target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
-        return actor_critic.critic_step(config, net, state, t, target)
+        chosen = actor_critic.with_targets(state, members)
+        return actor_critic.soft_value(few, chosen, next_obs, key_action, config.bonus)
 
-    num = transitions.reward.shape[0]
-    state, critic_metrics = jax.lax.scan(critic_step, state, (transitions, jax.random.split(key_critic, num)))
+    state, critic_metrics = actor_critic.critic_steps(config, net, state, transitions, key_critic, value)
     obs, alpha = transitions.obs[-1], jnp.exp(state.alpha.params)
     state, entropy, actor_metrics = actor_critic.policy_step(config, net, state, obs, key_actor, jnp.mean)
     state = actor_critic.temperature_step(config, state, entropy, -config.target_entropy_scale * action_dim)
-    return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics | {"alpha/value": alpha}
+    return state, critic_metrics | actor_metrics | {"alpha/value": alpha}
 
 
 def make(spec: Spec, config: Config) -> Agent:

@@ -19,9 +19,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rljax import actor_critic, heads, losses, nets, normalize
+from rljax import actor_critic, heads, nets, normalize
 from rljax.actor_critic import Metrics, Networks, State, act, mode, networks
-from rljax.base import Agent, Array, Batch, Spec, Transition, no_memory
+from rljax.base import Agent, Array, Batch, Spec, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
 
 
@@ -73,22 +73,18 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     key_critic, key_actor, key_entropy = jax.random.split(key, 3)
     state, transitions = actor_critic.normalized(config, state, batch)
 
-    def critic_step(state: State, x: tuple[Transition, jax.Array]) -> tuple[State, Metrics]:
-        t, key = x
+    def value(state: State, next_obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_subset, key_action = jax.random.split(key)
         members = jax.random.randint(key_subset, (config.num_targets,), 0, config.num_critics)
-        chosen = state._replace(target=jax.tree.map(lambda x: x[members], state.target))
-        value, out = actor_critic.best_value(few, chosen, t.next_obs, key_action, config.num_actions)
-        target = losses.backup(net.head, t.reward, t.terminated, value, out, config.discount)
-        return actor_critic.critic_step(config, net, state, t, target)
+        chosen = actor_critic.with_targets(state, members)
+        return actor_critic.best_value(few, chosen, next_obs, key_action, config.num_actions)
 
-    num = transitions.reward.shape[0]
-    state, critic_metrics = jax.lax.scan(critic_step, state, (transitions, jax.random.split(key_critic, num)))
+    state, critic_metrics = actor_critic.critic_steps(config, net, state, transitions, key_critic, value)
     obs, next_obs = (x.reshape(-1, *x.shape[2:]) for x in (transitions.obs, transitions.next_obs))
     alpha, entropy = jnp.exp(state.alpha.params), _entropy(net, state, next_obs, key_entropy)
     state, _, actor_metrics = actor_critic.policy_step(config, net, state, obs, key_actor)
     state = actor_critic.temperature_step(config, state, entropy, -config.target_entropy_scale * action_dim)
-    return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics | {"alpha/value": alpha}
+    return state, critic_metrics | actor_metrics | {"alpha/value": alpha}
 
 
 def make(spec: Spec, config: Config) -> Agent:

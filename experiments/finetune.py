@@ -33,7 +33,7 @@ class Finetune(Generic[Form]):
     run: Annotated[Path | None, tyro.conf.arg(name="from")] = None  # the run to go on from, which must stay as it is
     data: Path | None = None  # the data set to learn from before, or to retain
     retain: float | None = None  # fraction of each online batch that is recorded data [0.5 for calql, else 0]
-    warmup: int | None = None  # env steps with the frozen policy before learning [config.warmup, or a batch]
+    warmup: int | None = None  # env steps with a frozen policy first [config.warmup, or a batch; of calql an episode]
     initialise: Literal["both", "actor", "critic"] = "both"  # what is taken over from the offline run
     offline_steps: int | None = None  # gradient steps of each seed before, with --data and without --from [preset]
     seeds: str | None = None  # how many or which, as in rljax train [those of the run, or 1]

@@ -53,8 +53,8 @@ class Start:
 
     Every learner starts with what the run's learner of its seed has learned, or that of its only seed, ``initialise`` "both",
     "actor" or "critic"; then come ``warmup`` env steps with its policy, during which nothing is learned (None: as many as the
-    config's warmup, or one batch). The fraction ``retain`` of each batch is recorded data. Counts of optimisers go on, and with
-    them IQL's ``actor_decay``: `rljax.experiments.presets.going_on` makes it constant.
+    config's warmup, or one batch, of calql an episode). The fraction ``retain`` of each batch is recorded data. Counts of
+    optimisers go on, and with them IQL's ``actor_decay``: `rljax.experiments.presets.going_on` makes it constant.
     """
 
     run: Any

@@ -7,6 +7,7 @@ Every step takes the agent's config, its networks and a `Transition` [B, ...] wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -132,23 +133,39 @@ def critic_step(config: Any, networks: Networks, state: State, t: Transition, ta
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 
+def critic_steps(
+    config: Any, networks: Networks, state: Any, t: Transition, key: jax.Array, value: Callable
+) -> tuple[Any, Metrics]:
+    """``(state, mean metrics)`` after U of `critic_step`, one on each batch of ``t`` [U, B, ...].
+
+    ``value(state, next_obs, key)`` is ``(V [B], out [B, size])``, the value to bootstrap from, as of `soft_value`.
+    """
+
+    def step(state: Any, x: tuple[Transition, jax.Array]) -> tuple[Any, Metrics]:
+        t, key = x
+        bootstrap, out = value(state, t.next_obs, key)
+        target = losses.backup(networks.head, t.reward, t.terminated, bootstrap, out, config.discount)
+        return critic_step(config, networks, state, t, target)
+
+    state, metrics = jax.lax.scan(step, state, (t, jax.random.split(key, t.reward.shape[0])))
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def with_targets(state: Any, members: jax.Array) -> Any:
+    """The state with only those ``members`` [M] of its ensemble of target critics."""
+    return state._replace(target=jax.tree.map(lambda x: x[members], state.target))
+
+
 def soft_update(config: Any, networks: Networks, state: Any, t: Transition, key: jax.Array) -> tuple[Any, Metrics]:
     """``(state, metrics)`` after U critic steps, one on each batch of ``t`` [U, B, ...], and one of actor and temperature.
 
     Reads ``target_entropy_scale`` of the config: the target entropy is minus that times the number of action dimensions.
     """
     key_critic, key_actor = jax.random.split(key)
-
-    def step(state: Any, x: tuple[Transition, jax.Array]) -> tuple[Any, Metrics]:
-        t, key = x
-        value, out = soft_value(networks, state, t.next_obs, key)
-        target = losses.backup(networks.head, t.reward, t.terminated, value, out, config.discount)
-        return critic_step(config, networks, state, t, target)
-
-    state, critic_metrics = jax.lax.scan(step, state, (t, jax.random.split(key_critic, t.reward.shape[0])))
+    state, critic_metrics = critic_steps(config, networks, state, t, key_critic, partial(soft_value, networks))
     target_entropy = -config.target_entropy_scale * t.action.shape[-1]
     state, actor_metrics = actor_step(config, networks, state, t.obs[-1], target_entropy, key_actor)
-    return state, jax.tree.map(jnp.mean, critic_metrics) | actor_metrics
+    return state, critic_metrics | actor_metrics
 
 
 def actor_step(

@@ -78,8 +78,9 @@ def mixed(fraction: float) -> Draw:
         key_old, key_new = jax.random.split(key)
         num = round(fraction * shape[-1])
         old = recorded(ring, t, data, key_old, (*shape[:-1], num))
-        new = replayed(ring, t, data, key_new, (*shape[:-1], shape[-1] - num))
-        return _as(old, jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], len(shape) - 1), old, new))
+        new = _as(old, replayed(ring, t, data, key_new, (*shape[:-1], shape[-1] - num)))
+        batch: Batch = jax.tree.map(lambda *x: jnp.concatenate(x, len(shape) - 1), old, new)
+        return batch
 
     return draw
 
@@ -89,8 +90,10 @@ def either(probability: jax.Array | float) -> Draw:
 
     def draw(ring: Batch, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
         key_source, key_old, key_new = jax.random.split(key, 3)
-        old, new = recorded(ring, t, data, key_old, shape), replayed(ring, t, data, key_new, shape)
-        return _as(old, where(jax.random.bernoulli(key_source, probability, shape[:1]), old, new))
+        old = recorded(ring, t, data, key_old, shape)
+        new = _as(old, replayed(ring, t, data, key_new, shape))
+        batch: Batch = where(jax.random.bernoulli(key_source, probability, shape[:1]), old, new)
+        return batch
 
     return draw
 
