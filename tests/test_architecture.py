@@ -16,7 +16,8 @@ FOLDERS = ("rljax", "agents", "envs", "experiments")
 # A module of the core imports only from the lines above its own.
 CORE = (
     ("alias", "base", "statistics"),
-    ("config", "data"),
+    ("config", "mdp"),
+    ("data",),
     ("heads", "normalize", "optim", "replay", "ssm", "store", "horizon", "transfer"),
     ("nets",),
     ("losses",),
