@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,27 @@ def _from_hdf5(path: Path) -> Dataset:
 
 
 def _from_npz(path: Path) -> Dataset:
+    arrays = read_npz(path, lambda key: _wanted(key) or key == "rljax")
+    description = arrays.pop("rljax", None)
+    return _from_arrays(path, arrays, None if description is None else str(description), False)
+
+
+def read_npz(path: Path, wanted: Callable[[str], bool]) -> Arrays:
+    """The arrays of an npz file whose keys are ``wanted``.
+
+    Raises:
+        InputError: if the file is damaged, or one of these arrays holds Python objects.
+    """
+    arrays = {}
     with _reading(path), np.load(path, allow_pickle=False) as file:
-        arrays = {}
-        for key in filter(_wanted, file.files):
+        for key in filter(wanted, file.files):
             try:
                 arrays[key] = file[key]
             except ValueError as error:
                 if "pickle" not in str(error):
                     raise
                 raise InputError(f"{path}: {key!r} holds Python objects (pickle), which is never read") from None
-        metadata = str(file["rljax"]) if "rljax" in file.files else None
-    return _from_arrays(path, arrays, metadata, False)
+    return arrays
 
 
 def _wanted(key: str) -> bool:
