@@ -1,15 +1,19 @@
 """The analysis of MDPs with millions of states: the same numbers as `rljax.horizon.tables`, without tables of Q.
 
-Of every sequence Q^1, Q^2, ... only V^k = max_a Q^{k-1} is kept, one row of S + 1 float64 numbers per time step (the last is
-the end of the episode, an absorbing state of value 0), and moved on in place by jitted sweeps over the successors. Q is
-looked up where it is asked for: in the states that greedy policies reach. Rows that can no longer change are left alone.
+Let V^k = max_a Q^{k-1}, and V^1 the exploration policy's V, so that Q^k at step t looks one step ahead at V^k at t + 1. Then
+V^{k+1} at t comes from V^k at t + 1, and the sum τ = t + k - 1 stays: it is the step from which V^k leaves the rest to the
+exploration policy. So one column for each τ < T is kept, and moved on in place from k to k + 1; for τ >= T, V^k is optimal.
+Columns lie side by side in blocks, [S + 1, about 32]: what one successor costs to find then serves all of them. The window
+needs no columns, for its V^k at t is that of an optimal policy with min(k - 1, T - t) steps to go.
+
+Q is looked up where it is asked for: in the states that greedy policies reach. State S is the end of the episode.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +25,7 @@ from rljax.horizon.tables import PRECISION, Analysis, Bound, Occupancy
 from rljax.mdp import MDP, reachable
 
 UNROLLED = 64  # gathers that are written out in a program; more of them are a loop
+COLUMNS = 32  # of a block, at most
 
 
 class Model(NamedTuple):
@@ -36,20 +41,26 @@ class Model(NamedTuple):
     count: jax.Array
 
 
-class Rows(NamedTuple):
-    """For each time step: V* and the exploration policy's V [S + 1], the variance bound, and where actions matter, bool [S]."""
+class Sweeps(NamedTuple):
+    """What value iteration leaves: rows [S + 1], and blocks of columns [S + 1, columns].
+
+    ``optimal[t]`` is V* at step t, ``steps[j]`` the V of a best policy with j steps to go, as backups give it (the last digit
+    may differ from V*). ``matters[t]``, bool [S], is where the best and the worst policy differ. ``value`` holds V^k and
+    ``var`` the variance bound; column τ of them is in block τ // columns.
+    """
 
     optimal: list[Any]
-    exploration: list[Any]
-    var: list[Any]
+    steps: list[Any]
     matters: list[np.ndarray]
+    value: list[Any]
+    var: list[Any]
     worst_return: float
 
 
 def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> Analysis:
     """The `Analysis` of ``mdp`` whose episodes are explored by ``policy`` [T, S or S + 1, A], or random actions if None.
 
-    ``greedy_returns`` are computed up to k = ``max_greedy``. Needs about 8 T (4 S + A) + 100 S A K bytes.
+    ``greedy_returns`` are computed up to k = ``max_greedy``. Needs about 30 S T + 100 S A K bytes.
 
     Raises:
         InputError: if ``policy`` is not one (see `rljax.horizon.tables.checked_policy`).
@@ -58,19 +69,18 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
     num_states, num_actions = mdp.successor.shape[:2]
     with jax.enable_x64(True):
         model = to_model(mdp)
-        rows = _value_iteration(model, mdp.horizon, policy)
-        start = float(rows.optimal[0][0]), float(rows.exploration[0][0])
-        occupied, ahead = _occupancy(mdp, policy, rows)
-        search = _search(mdp, model, rows, max_greedy)
-        del rows.exploration[:], rows.var[:]
-        epw = _window(mdp, model, rows)
+        sweeps = _value_iteration(model, mdp.horizon, policy)
+        start = float(sweeps.optimal[0][0]), float(_ahead(sweeps, 1, 0)[0])
+        occupied, means = _occupancy(mdp, policy, sweeps)
+        epw = _window(mdp, sweeps)
+        search = _search(mdp, model, sweeps, max_greedy)
     return Analysis(
         num_states=int(reachable(mdp, mdp.horizon - 1).sum()),
         num_actions=num_actions,
         horizon=mdp.horizon,
         optimal_return=start[0],
         exploration_return=start[1],
-        worst_return=rows.worst_return,
+        worst_return=sweeps.worst_return,
         k_min=search.k_min,
         epw=epw,
         effective_horizon=search.effective_horizon if tables.is_deterministic(mdp) else None,
@@ -80,8 +90,8 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
         greedy_returns=search.greedy_returns,
         occupancy=occupied,
         covering_length=tables.covering_length(num_states, num_actions, occupied),
-        optimal_value=ahead[:, 0],
-        exploration_value=ahead[:, 1],
+        optimal_value=means[:, 0],
+        exploration_value=means[:, 1],
     )
 
 
@@ -107,25 +117,37 @@ def _times(zero: jax.Array, p: jax.Array, x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, jnp.float64)
 
 
-def _lookup(outcome: Model, row: jax.Array) -> jax.Array:
-    """`tables.lookup` for one action, whose ``outcome`` is [K, S + 1]."""
-    if outcome.probability is None:
-        return outcome.reward[0] + _at(row, outcome.successor[0])
-    q = jnp.zeros_like(row)
+def _parts(outcome: Model, v: jax.Array) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Probability, reward and V of each outcome of one action, to be multiplied with ``v`` [S + 1] or [S + 1, columns]."""
+    shape = (-1, *(1,) * (v.ndim - 1))
     for s, p, r in zip(outcome.successor, outcome.probability, outcome.reward, strict=True):
+        yield p.reshape(shape), r.reshape(shape), _at(v, s)
+
+
+def _lookup(outcome: Model, v: jax.Array) -> jax.Array:
+    """`tables.lookup` for one action, whose ``outcome`` is [K, S + 1]; shaped as ``v``, [S + 1] or [S + 1, columns]."""
+    if outcome.probability is None:
+        return outcome.reward[0].reshape(-1, *(1,) * (v.ndim - 1)) + _at(v, outcome.successor[0])
+    q = jnp.zeros_like(v)
+    for p, r, after in _parts(outcome, v):
         q = q + _times(outcome.zero, p, r)
-        q = q + _times(outcome.zero, p, _at(row, s))
+        q = q + _times(outcome.zero, p, after)
     return q
 
 
-def _back_up(outcome: Model, row: jax.Array) -> jax.Array:
+def _back_up(outcome: Model, v: jax.Array) -> jax.Array:
     """`tables.back_up` for one action."""
     if outcome.probability is None:
-        return outcome.reward[0] + _at(row, outcome.successor[0])
-    q = jnp.zeros_like(row)
-    for s, p, r in zip(outcome.successor, outcome.probability, outcome.reward, strict=True):
-        q = q + _times(outcome.zero, p, r + _at(row, s))
+        return _lookup(outcome, v)
+    q = jnp.zeros_like(v)
+    for p, r, after in _parts(outcome, v):
+        q = q + _times(outcome.zero, p, r + after)
     return q
+
+
+def _pass_on(outcome: Model, v: jax.Array) -> jax.Array:
+    """The variance bound of the next step, for a deterministic action."""
+    return _at(v, outcome.successor[0])
 
 
 def _fold(model: Model, extra: Any, step: Callable[[Any, tuple[Model, Any]], Any], start: Any) -> Any:
@@ -157,17 +179,11 @@ def _values(model: Model, ahead: tuple[jax.Array, ...], policy: jax.Array | None
     return (jnp.maximum(jnp.minimum(mean, best), worst), best, worst), var, best - worst >= PRECISION
 
 
-@functools.partial(jax.jit, static_argnames="q_of", donate_argnames="old")
-def _best(model: Model, ahead: jax.Array, old: jax.Array, q_of: Callable) -> tuple[jax.Array, jax.Array]:
-    """max_a Q [S + 1] of V ``ahead``, into the memory of ``old``, and whether it differs from ``old``."""
-    start = jnp.full_like(ahead, -jnp.inf)
-    new = _fold(model, None, lambda top, part: jnp.maximum(top, q_of(part[0], ahead)), start)
-    return new, (new != old).any()
-
-
-def _ahead(outcome: Model, row: jax.Array) -> jax.Array:
-    """The variance bound one step later, for a deterministic action."""
-    return _at(row, outcome.successor[0])
+@functools.partial(jax.jit, static_argnames="q_of", donate_argnames="memory", keep_unused=True)
+def _best(model: Model, v: jax.Array, q_of: Callable, memory: jax.Array | None = None) -> jax.Array:
+    """max_a Q of ``v``, [S + 1] or [S + 1, columns], written over ``memory`` of the same shape."""
+    start = jnp.full_like(v, -jnp.inf)
+    return _fold(model, None, lambda top, part: jnp.maximum(top, q_of(part[0], v)), start)
 
 
 @functools.partial(jax.jit, static_argnames="q_of")
@@ -184,23 +200,55 @@ def _worst_greedy(model: Model, ahead: jax.Array, value: jax.Array, q_of: Callab
     return _fold(model, None, step, start)[1]
 
 
-def _value_iteration(model: Model, horizon: int, policy: np.ndarray | None) -> Rows:
+def _value_iteration(model: Model, horizon: int, policy: np.ndarray | None) -> Sweeps:
     end = jnp.zeros_like(model.count)
-    ahead, rows = (end, end, end), Rows([end], [end], [], [], 0.0)
+    ahead, columns = (end, end, end), _columns(horizon)
+    optimal, steps, matters, value, var = [end], [end], [], [], []
+    explored, spread = [end] * (-horizon % columns), [end] * (-horizon % columns)
     for t in reversed(range(horizon)):
         chances = None if policy is None else jnp.asarray(np.append(policy[t], np.zeros_like(policy[t, :1]), 0).T)
-        ahead, var, matters = _values(model, ahead, chances)
-        rows.exploration.append(ahead[0])
-        rows.optimal.append(ahead[1])
-        rows.var.append(var)
-        rows.matters.append(np.asarray(matters)[:-1])
-    for x in rows[:4]:
-        x.reverse()
-    rows.var.append(end)
-    return rows._replace(worst_return=float(ahead[2][0]))
+        ahead, row, differ = _values(model, ahead, chances)
+        optimal.append(ahead[1])
+        steps.append(ahead[1] if model.probability is None else _best(model, steps[-1], _back_up))
+        matters.append(np.asarray(differ)[:-1])
+        explored.append(ahead[0])
+        spread.append(row)
+        if t % columns == 0:
+            value.append(jnp.stack(explored[::-1], -1))
+            var.append(jnp.stack(spread[::-1], -1) if model.probability is None else None)
+            explored, spread = [], []
+    return Sweeps(optimal[::-1], steps, matters[::-1], value[::-1], var[::-1], float(ahead[2][0]))
 
 
-def _occupancy(mdp: MDP, policy: np.ndarray | None, rows: Rows) -> tuple[Occupancy, np.ndarray]:
+def _columns(horizon: int) -> int:
+    """How many columns a block has."""
+    return -(-horizon // -(-horizon // COLUMNS))
+
+
+def _column(blocks: list[Any], tau: int, horizon: int) -> np.ndarray:
+    """Column ``tau`` [S + 1], a view."""
+    block, i = divmod(tau, _columns(horizon))
+    return np.asarray(blocks[block])[:, i]
+
+
+def _ahead(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
+    """V^k [S + 1] at step ``t``."""
+    tau, horizon = t + k - 1, len(sweeps.matters)
+    return _column(sweeps.value, tau, horizon) if tau < horizon else np.asarray(sweeps.steps[horizon - t])
+
+
+def _move(model: Model, blocks: list[Any], columns: int, k: int, q_of: Callable) -> None:
+    """Move the columns on from k to k + 1, in place; those that no step needs any more are dropped."""
+    memory = None
+    for i, block in enumerate(blocks):
+        if (i + 1) * columns <= k:
+            blocks[i] = None
+        elif block is not None:
+            memory = jnp.empty_like(block) if memory is None else memory
+            blocks[i], memory = _best(model, block, q_of, memory), block
+
+
+def _occupancy(mdp: MDP, policy: np.ndarray | None, sweeps: Sweeps) -> tuple[Occupancy, np.ndarray]:
     """The `Occupancy`, and the mean optimal and exploration value [T, 2] of the states at each step."""
     states, actions, _ = mdp.successor.shape
     most, total = np.zeros(states), np.zeros(states)
@@ -209,7 +257,7 @@ def _occupancy(mdp: MDP, policy: np.ndarray | None, rows: Rows) -> tuple[Occupan
     target = np.where(mdp.successor < 0, states, mdp.successor)
     for t in range(mdp.horizon):
         seen = here[:-1]
-        means[t] = [seen @ np.asarray(row[t])[:-1] for row in (rows.optimal, rows.exploration)]
+        means[t] = [seen @ row[:-1] for row in (np.asarray(sweeps.optimal[t]), _ahead(sweeps, 1, t))]
         taken = seen[:, None] * (1 / actions if policy is None else policy[t])
         np.maximum(most, seen, out=most)
         np.maximum(most_taken, taken, out=most_taken)
@@ -231,28 +279,26 @@ class _Search(NamedTuple):
     greedy_returns: tuple[float, ...] = ()
 
 
-def _search(mdp: MDP, model: Model, rows: Rows, max_greedy: int) -> _Search:
-    """Everything that the Q of the exploration policy tells; moves ``rows.exploration`` and ``rows.var`` on."""
-    deterministic, v = tables.is_deterministic(mdp), rows.exploration
-    changed, var_changed = _all(v), _all(v)
+def _search(mdp: MDP, model: Model, sweeps: Sweeps, max_greedy: int) -> _Search:
+    """Everything that the Q of the exploration policy tells; uses up the columns."""
+    deterministic, columns = tables.is_deterministic(mdp), _columns(mdp.horizon)
     found = _Search(effective_horizon=float(mdp.horizon) if deterministic else 0.0)
     k = 1
     while k <= max_greedy or (k <= mdp.horizon and (not found.k_min or k < max(found.effective_horizon, found.stochastic))):
         jitted, plain = (_lookup, tables.lookup) if k == 1 else (_back_up, tables.back_up)
         if k <= max_greedy:
-            found = found._replace(greedy_returns=(*found.greedy_returns, _greedy_return(model, v, jitted)))
+            found = found._replace(greedy_returns=(*found.greedy_returns, _greedy_return(model, sweeps, k, jitted)))
         if not found.k_min or (k < found.stochastic and k <= mdp.horizon):
-            found = _with_gap(found, k, _greedy_gap(mdp, rows, v, plain), model)
+            gap = _greedy_gap(mdp, sweeps, functools.partial(_ahead, sweeps, k), plain)
+            found = _with_gap(found, k, gap, model)
         if k < found.effective_horizon:
-            bound = _simple_bound(mdp, rows, k)
+            bound = _simple_bound(mdp, sweeps, k)
             bounds = found.bounds if bound is None else (*found.bounds, bound)
             h = tables.effective_horizon(bounds, mdp.successor.shape[1], mdp.horizon)
             found = found._replace(bounds=bounds, effective_horizon=h)
-        changed = _moved(model, v, changed, jitted)
-        if k == 1 and not deterministic:
-            changed = _all(v)  # Σ p·(r + v) follows on Σ p·r + p·v, so that every row may change
+        _move(model, sweeps.value, columns, k, jitted)
         if k < found.effective_horizon:
-            var_changed = _moved(model, rows.var, var_changed, _ahead)
+            _move(model, sweeps.var, columns, k, _pass_on)
         k += 1
     return found
 
@@ -266,38 +312,26 @@ def _with_gap(found: _Search, k: int, gap: float | None, model: Model) -> _Searc
     return found._replace(k_min=found.k_min or k)
 
 
-def _window(mdp: MDP, model: Model, rows: Rows) -> int:
+def _window(mdp: MDP, sweeps: Sweeps) -> int:
     """The effective planning window: the least k that solves ``mdp`` if Q^1 is the reward alone."""
-    v, k = [jnp.zeros_like(model.count) for _ in rows.optimal], 1
-    changed = _all(v)
+    k = 1
     while k < mdp.horizon:
-        jitted, plain = (_lookup, tables.lookup) if k == 1 else (_back_up, tables.back_up)
-        if _greedy_gap(mdp, rows, v, plain) is not None:
+        plain = tables.lookup if k == 1 else tables.back_up
+        if _greedy_gap(mdp, sweeps, functools.partial(_in_window, sweeps, k), plain) is not None:
             break
-        changed = _moved(model, v, changed, jitted)
-        if k == 1 and not tables.is_deterministic(mdp):
-            changed = _all(v)
         k += 1
     return k
 
 
-def _all(rows: list[Any]) -> list[Any]:
-    return [True] * len(rows)
+def _in_window(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
+    """V^k [S + 1] at step ``t`` if Q^1 is the reward alone."""
+    return np.asarray(sweeps.steps[min(k - 1, len(sweeps.matters) - t)])
 
 
-def _moved(model: Model, rows: list[Any], changed: list[Any], q_of: Callable) -> list[Any]:
-    """Move ``rows`` on from V^k to V^{k+1}, in place; returns which rows differ. ``changed`` said so of the last move."""
-    flags: list[Any] = [False] * len(rows)
-    for t in range(len(rows) - 1):
-        if changed[t + 1]:
-            rows[t], flags[t] = _best(model, rows[t + 1], rows[t], q_of)
-    return flags
-
-
-def _greedy_return(model: Model, v: list[Any], q_of: Callable) -> float:
+def _greedy_return(model: Model, sweeps: Sweeps, k: int, q_of: Callable) -> float:
     value = jnp.zeros_like(model.count)
-    for ahead in reversed(v[1:]):
-        value = _worst_greedy(model, ahead, value, q_of)
+    for t in reversed(range(len(sweeps.matters))):
+        value = _worst_greedy(model, jnp.asarray(_ahead(sweeps, k, t + 1)), value, q_of)
     return float(value[0])
 
 
@@ -305,10 +339,10 @@ def _at_states(mdp: MDP, states: np.ndarray) -> MDP:
     return MDP(mdp.successor[states], mdp.probability[states], mdp.reward[states], mdp.horizon)
 
 
-def _preferences(part: MDP, rows: Rows, t: int, here: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _preferences(part: MDP, sweeps: Sweeps, t: int, here: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of ``q`` [N, A] in the states ``here`` [N]: the best, and the best of a suboptimal action."""
-    best = tables.lookup(part, np.asarray(rows.optimal[t + 1]))
-    worse = best < np.asarray(rows.optimal[t])[here, None] - PRECISION
+    best = tables.lookup(part, np.asarray(sweeps.optimal[t + 1]))
+    worse = best < np.asarray(sweeps.optimal[t])[here, None] - PRECISION
     return q.max(1), np.where(worse, q, -np.inf).max(1)
 
 
@@ -322,38 +356,39 @@ def _next(mdp: MDP, part: MDP, taken: np.ndarray, matters: list[np.ndarray], t: 
     return np.flatnonzero(found & matters[t + 1])
 
 
-def _greedy_gap(mdp: MDP, rows: Rows, v: list[Any], q_of: Callable) -> float | None:
-    """`tables.greedy_gap` of the Q of ``v``."""
+def _greedy_gap(mdp: MDP, sweeps: Sweeps, v: Callable[[int], np.ndarray], q_of: Callable) -> float | None:
+    """`tables.greedy_gap` of the Q of ``v(t)`` [S + 1]."""
     here, gap = np.zeros(1, int), math.inf
     for t in range(mdp.horizon):
         if not here.size:
             break
         part = _at_states(mdp, here)
-        q = q_of(part, np.asarray(v[t + 1]))
-        top, best_wrong = _preferences(part, rows, t, here, q)
+        q = q_of(part, v(t + 1))
+        top, best_wrong = _preferences(part, sweeps, t, here, q)
         if (best_wrong >= top).any():
             return None
         gap = min(gap, float((top - best_wrong).min()))
-        here = _next(mdp, part, q >= top[:, None], rows.matters, t)
+        here = _next(mdp, part, q >= top[:, None], sweeps.matters, t)
     return gap
 
 
-def _simple_bound(mdp: MDP, rows: Rows, k: int) -> Bound | None:
-    """`tables.simple_bounds` for one k, of the rows for this k."""
+def _simple_bound(mdp: MDP, sweeps: Sweeps, k: int) -> Bound | None:
+    """`tables.simple_bounds` for one k, to which the columns must have been moved."""
     here, hardest = np.zeros(1, int), []
     for t in range(mdp.horizon):
         if not here.size:
             break
         part = _at_states(mdp, here)
-        q = tables.lookup(part, np.asarray(rows.exploration[t + 1]))
-        top, best_wrong = _preferences(part, rows, t, here, q)
+        q = tables.lookup(part, _ahead(sweeps, k, t + 1))
+        top, best_wrong = _preferences(part, sweeps, t, here, q)
         if (top == best_wrong).any():
             return None
-        gap, var = top - best_wrong, np.asarray(rows.var[t])[here]
+        gap, tau = top - best_wrong, t + k - 1
+        var = _column(sweeps.var, tau, mdp.horizon)[here] if tau < mdp.horizon else np.zeros(len(here))
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             m = np.maximum(1, np.ceil(16 * var / (gap * gap) * tables.union_log(mdp, k)))
         i = int(m.argmax())
         hardest.append((-m[i], here[i], t, var[i], gap[i]))
-        here = _next(mdp, part, q > best_wrong[:, None], rows.matters, t)
+        here = _next(mdp, part, q > best_wrong[:, None], sweeps.matters, t)
     m_max, _, _, var_at, gap_at = min(hardest)
     return Bound(k, int(-m_max), float(var_at), float(gap_at)) if np.isfinite(m_max) else None
