@@ -119,6 +119,8 @@ class Agent(NamedTuple):
     ``mode(state, memory, obs[E]) -> (action[E], memory)`` exploits;
     ``update(state, batch, key) -> (state, metrics)`` takes a `Batch` of ``batches`` = U batches and makes U critic steps.
     ``draw`` is a `rljax.replay.Draw`: what `rljax.loops.online` draws for an update; None is new experience alone.
+    ``episodes`` is how many whole episodes `rljax.loops.episodes` plays before each update, and ``keep(state, memory) ->
+    bool [n]`` says from which of their steps on transitions are kept for replay; None: the update gets the episodes themselves.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -128,6 +130,8 @@ class Agent(NamedTuple):
     update: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
     batches: int
     draw: Callable[..., Batch] | None = None
+    episodes: int | None = None
+    keep: Callable[[PyTree, PyTree], jax.Array] | None = None
 
 
 def no_memory(n: int) -> tuple[()]:

@@ -24,8 +24,8 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
-    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). Without an env all but agent and key are
-    ().
+    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
+    where the number of iterations does not tell it. Without an env all but agent and key are ().
     """
 
     agent: PyTree
@@ -37,6 +37,7 @@ class LoopState(NamedTuple):
     episode_return: PyTree
     episode_length: PyTree
     key: jax.Array
+    stored: PyTree = ()
 
 
 class Loop(NamedTuple):
@@ -102,6 +103,38 @@ def offline(agent: Agent, batch_size: int) -> Loop:
     return Loop(init, step)
 
 
+def episodes(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns) -> Loop:
+    """One iteration: ``agent.episodes`` whole episodes from fresh resets, then one call of ``agent.update``.
+
+    It gets their transitions [T, E] with Monte-Carlo returns, in which nothing follows an episode's end; or, if ``agent.keep``
+    says what is kept for replay, batches [U, B] of that. Metrics: those of the update, and as in `online`.
+    """
+    env = env.resize(agent.episodes or 1)
+
+    def init(key: jax.Array) -> LoopState:
+        key_agent, key = jax.random.split(key)
+        state = LoopState(agent.init(key_agent), (), (), (), (), (), (), (), key)
+        if agent.keep is None:
+            return state
+        obs, flag = example(env.spec.obs, 1), jnp.zeros(1, bool)
+        ring = replay.init(Transition(obs, example(env.spec.action, 1), jnp.zeros(1), obs, flag, flag), capacity)
+        return state._replace(ring=ring, extras=replay.init(_unknown(returns, 1), capacity), stored=jnp.int32(0))
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_play, key_sample, key_update = jax.random.split(state.key, 4)
+        played, kept, metrics = _play(agent, env, returns, state.agent, key_play)
+        batch = played
+        if agent.keep is not None:
+            old = Batch(state.ring, state.extras)
+            (ring, extras), stored = replay.add_some(old, played, kept, state.stored)
+            state = state._replace(ring=ring, extras=extras, stored=stored)
+            batch = replay.replayed(Batch(ring, extras), stored, (), key_sample, (agent.batches, batch_size))
+        agent_state, learned = agent.update(state.agent, batch, key_update)
+        return state._replace(agent=agent_state, key=key), learned | metrics
+
+    return Loop(init, step)
+
+
 def run(
     loop: Callable[[Any], Loop],
     config: PyTree,
@@ -130,7 +163,7 @@ def run(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
     new = new._replace(agent=where(alive, new.agent, state.agent))
-    return new, alive & _finite(new.agent) & _finite(sums), sums
+    return new, alive & _finite((new.agent, sums)), sums
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:
@@ -204,6 +237,46 @@ def _interact(
         "episode/length": jnp.where(done, length, 0).sum().astype(float),
     }
     return state, metrics
+
+
+def _play(agent: Agent, env: Env, returns: replay.Returns, state: PyTree, key: jax.Array) -> tuple[Batch, jax.Array, Metrics]:
+    """``(batch [T, E], kept [T, E], metrics)`` of one whole episode in each env; nothing is kept after an episode's end."""
+    key_reset, key = jax.random.split(key)
+    env_state, obs = env.reset(key_reset)
+    everything = jnp.ones(env.num_envs, bool)
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+        memory, env_state, obs, alive = carry
+        key_act, key_env = jax.random.split(key)
+        kept = alive & (everything if agent.keep is None else agent.keep(state, memory))
+        action, memory = agent.act(state, memory, obs, key_act)
+        env_state, new = env.step(env_state, action, key_env)
+        row = Transition(obs, action, jnp.where(alive, new.reward, 0.0), new.next_obs, new.terminated, new.truncated)
+        return (memory, env_state, new.obs, alive & ~(new.terminated | new.truncated)), (row, alive, kept)
+
+    keys = jax.random.split(key, env.spec.horizon)
+    _, (row, alive, kept) = jax.lax.scan(step, (agent.memory(env.num_envs), env_state, obs, everything), keys)
+    batch = Batch(row, returns.extras(mc_return=_returns_to_go(returns, row.reward, alive)))
+    return (
+        batch,
+        kept,
+        {
+            "episode/count": jnp.float32(env.num_envs),
+            "episode/return": row.reward.sum(),
+            "episode/length": alive.sum().astype(float),
+        },
+    )
+
+
+def _returns_to_go(returns: replay.Returns, reward: jax.Array, alive: jax.Array) -> jax.Array:
+    """Discounted sums [T, E] of the changed rewards from each step on; 0 after the end."""
+    changed = jnp.where(alive, returns.scale * reward + returns.bias, 0.0)
+
+    def back(total: jax.Array, reward: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = reward + returns.discount * total
+        return total, total
+
+    return jax.lax.scan(back, jnp.zeros(reward.shape[1]), changed, reverse=True)[1]
 
 
 def _finite(tree: PyTree) -> jax.Array:

@@ -20,8 +20,8 @@ from rljax import agents, heads, loops, replay
 from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
-CLONES = {"bc", "bc_discrete"}  # they learn no values
-NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - CLONES)
+OTHERS = {"bc", "bc_discrete", "gorp", "sqirl"}  # learn no values, or those of each step of an episode
+NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - OTHERS)
 HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != "scalar"]
 QUICK = {"sac+hl_gauss"}  # in the default suite
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
