@@ -390,3 +390,45 @@ def test_an_update_draws_as_its_agent_says():
         ended = done[t:].any(0)
         np.testing.assert_allclose(known[t][ended], total[ended], rtol=1e-6)
         assert np.isneginf(known[t][~ended]).all()
+
+
+class Returned(NamedTuple):
+    """Extras of the toy agent."""
+
+    mc_return: jax.Array
+
+
+def test_episodes_are_whole_with_returns_and_nothing_after_their_end():
+    """Against a replay in numpy: obs is (k, step), rewards 10 k + step + action with action step + 1, ends after k."""
+    agent = toy_agent(1, 1)._replace(episodes=16, update=lambda state, batch, key: (batch, {}))
+    returns = replay.Returns(Returned, discount=0.5, scale=2.0, bias=-1.0)
+    loop = loops.episodes(agent, toy_env(1), 4, 0, returns)
+    state, metrics = jax.jit(loop.step)(loop.init(jax.random.key(0)), jnp.int32(0), ())
+    t, G = state.agent.transition, np.asarray(state.agent.extras.mc_return)
+    assert t.reward.shape == (SPEC.horizon, 16) and state.ring == ()
+    k = np.asarray(t.obs[0, :, 0])
+    total = 0.0
+    for e in range(16):
+        length = min(int(k[e]), SPEC.horizon)
+        rewards = np.array([10 * k[e] + 2 * step + 1 for step in range(length)])
+        assert np.array_equal(t.reward[:, e], np.pad(rewards, (0, SPEC.horizon - length)))
+        assert np.array_equal(t.obs[:length, e, 1], range(length)) and np.array_equal(t.action[:length, e], range(1, length + 1))
+        wanted = [sum(0.5**i * (2 * r - 1) for i, r in enumerate(rewards[s:])) for s in range(length)]
+        np.testing.assert_allclose(G[:, e], np.pad(wanted, (0, SPEC.horizon - length)), rtol=1e-5)
+        total += rewards.sum()
+    assert metrics["episode/count"] == 16 and metrics["episode/return"] == total
+    assert metrics["episode/length"] == np.minimum(k, SPEC.horizon).sum()
+
+
+def test_episodes_keep_what_the_agent_says():
+    """Steps from 2 on, memory being the step, lie in the ring in order, and batches come from there."""
+    agent = toy_agent(1, 4)._replace(episodes=3, keep=lambda state, memory: memory >= 2)
+    loop = loops.episodes(agent, toy_env(1), 4, 90, replay.Returns(Returned, discount=1.0))
+    state, stored = loop.init(jax.random.key(0)), 0
+    for i in range(2):
+        state, metrics = jax.jit(loop.step)(state, jnp.int32(i), ())
+        stored += int(metrics["episode/length"]) - 6
+    assert state.stored == stored and state.ring.reward.shape == (90, 1)
+    assert (state.ring.obs[:stored, 0, 1] >= 2).all() and not state.ring.obs[stored:].any()
+    assert state.agent.updates == 2 and np.isin(state.agent.last, state.ring.reward[:stored]).all()
+    assert (state.extras.mc_return[:stored] >= state.ring.reward[:stored]).all()
