@@ -25,7 +25,7 @@ class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
     ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
-    where the number of iterations does not tell it. Without an env all but agent and key are ().
+    where the number of iterations does not tell it. Without replay the ring is (), without an env all but agent and key are.
     """
 
     agent: PyTree
@@ -59,7 +59,8 @@ def online(agent: Agent, env: Env, batch_size: int, capacity: int, returns: repl
 
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_act, key_env, key_sample, key_update = jax.random.split(state.key, 5)
-        state, episodes = _interact(agent, env, agent.act, returns, state, t, key_act, key_env)
+        state, row, episodes = _interact(agent, env, agent.act, state, key_act, key_env)
+        state = _add(env, returns, state, row, t)
         shape = (env.num_envs, agent.batches, batch_size)
         batches = draw(Batch(state.ring, state.extras), t + 1, data, key_sample, shape)
 
@@ -85,6 +86,29 @@ def warm_up(agent: Agent, env: Env, batch_size: int, capacity: int, returns: rep
 def frozen(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns | None = None) -> Loop:
     """`online` without updates, under ``agent.act``: nothing of the agent's state changes (WSRL's warm-up)."""
     return _without_updates(agent, env, capacity, returns, agent.act)
+
+
+def on_policy(agent: Agent, env: Env) -> Loop:
+    """One iteration: T = ``agent.batches`` env steps in each of E envs, then one ``agent.update`` on all of them, [T, E, ...].
+
+    Row t + 1 of the batch is the step after row t, or the first of a new episode where row t was terminated or truncated: then
+    its ``obs`` is a reset observation, and not the ``next_obs`` of row t. All rows were made by the state that is updated.
+    Nothing is kept, so there is no ring. Metrics: the agent's, and the episodes that ended, as of `online`.
+    """
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_act, key_env, key_update = jax.random.split(state.key, 4)
+
+        def interact(state: LoopState, keys: tuple[jax.Array, jax.Array]) -> tuple[LoopState, tuple[Transition, Metrics]]:
+            state, row, episodes = _interact(agent, env, agent.act, state, *keys)
+            return state, (row, episodes)
+
+        keys = jax.random.split(key_act, agent.batches), jax.random.split(key_env, agent.batches)
+        state, (rows, episodes) = jax.lax.scan(interact, state, keys)
+        agent_state, metrics = agent.update(state.agent, Batch(rows), key_update)
+        return state._replace(agent=agent_state, key=key), metrics | jax.tree.map(jnp.sum, episodes)
+
+    return Loop(lambda key: _init(agent, env, 0, None, key), step)
 
 
 def offline(agent: Agent, batch_size: int) -> Loop:
@@ -169,8 +193,8 @@ def run(
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_act, key_env = jax.random.split(state.key, 3)
-        state, episodes = _interact(agent, env, act, returns, state, t, key_act, key_env)
-        return state._replace(key=key), episodes
+        state, row, episodes = _interact(agent, env, act, state, key_act, key_env)
+        return _add(env, returns, state, row, t)._replace(key=key), episodes
 
     return Loop(lambda key: _init(agent, env, capacity, returns, key), step)
 
@@ -185,7 +209,7 @@ def _init(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None,
         memory=agent.memory(env.num_envs),
         env=env_state,
         obs=obs,
-        ring=replay.init(row, capacity),
+        ring=replay.init(row, capacity) if capacity else (),
         extras=() if returns is None else replay.init(_unknown(returns, env.num_envs), capacity),
         episode_return=jnp.zeros(env.num_envs),
         episode_length=jnp.zeros(env.num_envs, jnp.int32),
@@ -209,22 +233,15 @@ def _add(env: Env, returns: replay.Returns | None, state: LoopState, row: Transi
 
 
 def _interact(
-    agent: Agent,
-    env: Env,
-    act: Act,
-    returns: replay.Returns | None,
-    state: LoopState,
-    t: jax.Array,
-    key_act: jax.Array,
-    key_env: jax.Array,
-) -> tuple[LoopState, Metrics]:
-    """E env steps under ``act``, added to the ring; metrics of the episodes that ended."""
+    agent: Agent, env: Env, act: Act, state: LoopState, key_act: jax.Array, key_env: jax.Array
+) -> tuple[LoopState, Transition, Metrics]:
+    """E env steps under ``act``: the state after them, their transitions [E], and metrics of the episodes that ended."""
     action, memory = act(state.agent, state.memory, state.obs, key_act)
     env_state, step = env.step(state.env, action, key_env)
     row = Transition(state.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
     done = step.terminated | step.truncated
     total, length = state.episode_return + step.reward, state.episode_length + 1
-    state = _add(env, returns, state, row, t)._replace(
+    state = state._replace(
         memory=where(done, agent.memory(env.num_envs), memory),
         env=env_state,
         obs=step.obs,
@@ -236,7 +253,7 @@ def _interact(
         "episode/return": jnp.where(done, total, 0.0).sum(),
         "episode/length": jnp.where(done, length, 0).sum().astype(float),
     }
-    return state, metrics
+    return state, row, metrics
 
 
 def _play(agent: Agent, env: Env, returns: replay.Returns, state: PyTree, key: jax.Array) -> tuple[Batch, jax.Array, Metrics]:
