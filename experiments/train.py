@@ -229,12 +229,13 @@ def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
     """``(setup, ring, rows)``: the first learner's replay [slots, E, ...] at the newest checkpoint, and the rows added to it.
 
     Raises:
-        InputError: as `load`, and if the run had no env steps.
+        InputError: as `load`, and if the run has no replay.
     """
     out = Path(out).absolute()
     setup = load(out).setup
-    if not setup.interacts:
-        raise InputError(f"{out} learned from recorded data: it has no replay")
+    if not setup.replays:
+        source = "rollouts that it did not keep" if setup.interacts else "recorded data"
+        raise InputError(f"{out} learned from {source}: it has no replay")
     step, host = store.newest(out, progress.warn) or (0, {})
     rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
     return setup, jax.tree.map(lambda x: x[0], rest.ring), host["iteration"]
@@ -264,7 +265,9 @@ def _say_sizes(setup: Setup) -> None:
     stride = setup.stride
     for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
         if value % stride:
-            what = "num_envs" if setup.interacts else "one update's critic steps,"
+            what = (
+                "num_envs" if setup.replays else "one rollout's env steps," if setup.interacts else "one update's critic steps,"
+            )
             progress.say(f"{name} {value} is rounded up to {-(-value // stride) * stride}, a multiple of {what} {stride}")
     if setup.warmup >= setup.total:
         progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; make it shorter, or raise --steps")
@@ -591,8 +594,10 @@ def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.L
 def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.Loop], tuple]:
     """``(build, statics)`` such that ``build(*statics, config)`` is the loop of one learner at iteration ``t``."""
     retain = setup.switch.retain if setup.switch else 0.0
-    if setup.interacts:
+    if setup.replays:
         return _online, (setup.loop(t), setup.agent, setup.env, capacity, setup.reward, retain)
+    if setup.interacts:
+        return _on_policy, (setup.agent, setup.env, setup.reward)
     return _offline, (setup.agent, setup.spec, setup.reward)
 
 
@@ -605,6 +610,10 @@ def _online(
     changes = (config.discount, reward.scale, reward.bias, reward.failure)
     returns = replay.Returns(module.Extras, *changes) if hasattr(module, "Extras") else None
     return loop(agent, env, config.batch_size, capacity, returns)
+
+
+def _on_policy(module: ModuleType, env: Env, reward: Reward, config: Any) -> loops.Loop:
+    return loops.on_policy(_with_rewards(module.make(env.spec, config), reward), env)
 
 
 def _offline(module: ModuleType, spec: Spec, reward: Reward, config: Any) -> loops.Loop:
