@@ -48,7 +48,7 @@ class Config:
 
     lr: float = leaf(1e-4, "(0, inf)")  # Adam step size
     discount: float = leaf(1.0, "[0, 1]")  # discount per env step
-    max_grad_norm: float = leaf(10.0, "(0, inf)")  # at which the gradient's global norm is clipped
+    max_norm: float = leaf(10.0, "(0, inf)")  # at which the gradient's global norm is clipped
     k: int = static(1, "[1, inf)")  # heads: Q of the random policy, and k - 1 steps of Q-iteration
     episodes: int = static(10, "[1, inf)")  # episodes per iteration, the paper's m
     epochs: int = static(10, "[1, inf)")  # how often an iteration learns from as many transitions as it has played
@@ -155,7 +155,7 @@ def make(spec: Spec, config: Config) -> Agent:
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
+    return optax.chain(optax.clip_by_global_norm(config.max_norm), optax.adam(config.lr))
 
 
 def _step(config: Config, state: State, batch: Batch) -> tuple[State, jax.Array]:

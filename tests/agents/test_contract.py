@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from functools import cache
@@ -21,15 +22,18 @@ from rljax.config import grid, override, stack
 
 AGENTS = sorted(p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 HEADLESS = {"bc", "bc_discrete", "gorp", "sqirl"}  # they have no choice of how values are encoded
+EITHER = {"ppo"}  # they take both kinds of action: continuous ones here, and "ppo+discrete" the others
 NAMES = AGENTS + [f"{agent}+{head}" for agent in AGENTS for head in heads.HEADS if agent not in HEADLESS and head != "scalar"]
+NAMES += [f"{agent}+discrete" for agent in sorted(EITHER)]
 QUICK = [name for name in NAMES if name.partition("+")[0] in ("sac", "iql", "cql") and "+" in name]  # in the default suite
 CONTINUOUS = Spec(Array((3,)), Array((2,), "float32", (-2.0, 0.0), (2.0, 50.0)), 50)
 DISCRETE = Spec(Array((3,)), Discrete(4), 50)
-SMALL = {"width": 16, "depth": 1, "batch_size": 8, "episodes": 2, "epochs": 1, "k": 2}
+SMALL = {"width": 16, "depth": 1, "batch_size": 8, "rollout": 8, "epochs": 1, "minibatches": 1, "episodes": 2, "k": 2}
 SEEDS = 8
 INERT = {"exploration", "max_weight", "actor_decay", "target_gap", "gap_min"}  # do not show in two updates on noise
+INERT |= {"lr_decay", "clip", "max_norm"}
 INERT |= {"recorded"}  # is for loops
-INERT_IN = {"gorp": {"discount"}, "sqirl": {"max_grad_norm"}}  # is for loops; noise has small gradients
+INERT_IN = {"gorp": {"discount"}}  # is for loops
 COUNTING = {"gorp"}  # learns without gradients, and begins with nothing random
 
 # Compile the same steps as these, so their costly tests are slow ones.
@@ -50,21 +54,25 @@ def slow_unless(quick):
     return pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in NAMES])
 
 
-every_agent = slow_unless(lambda name: "+" not in name)
+every_agent = slow_unless(lambda name: "+" not in name or name.endswith("+discrete"))
 every_agent_costly = slow_unless(lambda name: "+" not in name and name not in SIBLINGS)
 every_agent_varied = slow_unless(lambda name: name in VARIED)
 
 
 def load(name):
-    """The module of an agent; with "+", and the heads that its config is to have."""
+    """The module of an agent; with "+", and the heads that its config is to have, or the kind of action."""
     agent, _, head = name.partition("+")
     module = importlib.import_module(f"rljax.agents.{agent}")
+    if head == "discrete":
+        return SimpleNamespace(**vars(module), spec_given=DISCRETE)
     fields = {f.name for f in dataclasses.fields(module.Config)} & {"head", "value_head"}
     return SimpleNamespace(**vars(module), heads_given=dict.fromkeys(fields, head)) if head else module
 
 
 def spec_of(module):
     """The spec of the kind of action that the agent takes."""
+    if hasattr(module, "spec_given"):
+        return module.spec_given
     try:
         module.check(module.Config(), CONTINUOUS)
     except InputError:
@@ -155,7 +163,7 @@ def differ(a, b):
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
     assert {"bc", "calql", "cql", "iql", "sac", "sac_discrete", "td3_bc"} <= set(NAMES)
-    assert {"moorl", "rlpd", "wsrl", "sac+c51", "calql+two_hot"} <= set(NAMES)
+    assert {"moorl", "ppo", "ppo+discrete", "rlpd", "wsrl", "sac+c51", "calql+two_hot"} <= set(NAMES)
 
 
 @every_agent
@@ -173,7 +181,7 @@ def test_has_both_doors(name):
 
 @every_agent
 def test_check_refuses_bad_numbers_and_the_other_actions(name):
-    """Each leaf that has a rule is held to it; the wrong kind of action is refused."""
+    """Each leaf that has a rule is held to it; the wrong kind of action is refused, if there is one."""
     module = load(name)
     spec = spec_of(module)
     module.check(module.Config(), spec)
@@ -181,8 +189,9 @@ def test_check_refuses_bad_numbers_and_the_other_actions(name):
     for field in (f for f in rules if not dataclasses.fields(module.Config)[0].metadata.get("static") and "lr" in f):
         with pytest.raises(InputError, match=field):
             module.check(override(module.Config(), {field: -1.0}), spec)
-    with pytest.raises(InputError, match=name.partition("+")[0]):
-        module.check(module.Config(), DISCRETE if spec is CONTINUOUS else CONTINUOUS)
+    agent, other = name.partition("+")[0], DISCRETE if spec is CONTINUOUS else CONTINUOUS
+    with contextlib.nullcontext() if agent in EITHER else pytest.raises(InputError, match=agent):
+        module.check(module.Config(), other)
 
 
 @every_agent
@@ -426,8 +435,8 @@ def test_variants_update(name, change):
     if change == "images":
         spec = Spec(Array((10, 10, 2), "uint8", 0, 255), spec.action, 50)
     agent = module.make(spec, small(module, **changes[change]))
-    num = 4 if change == "utd" else module.make(spec, module.Config()).batches
-    assert agent.batches == (num if change != "utd" or batches else 1)
+    num = 4 if batches and change == "utd" else module.make(spec, small(module)).batches
+    assert agent.batches == num
     batch = random_batch(spec, num, 8, jax.random.key(2), extras_of(module))
     state = jax.jit(agent.init)(jax.random.key(0))
     new, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1))

@@ -106,7 +106,7 @@ def test_targets_by_hand():
 def test_losses_are_divided_by_their_running_means(scales):
     """In numpy: the first loss itself, then 0.99 of the mean and 0.01 of the new one, averaged over heads."""
     spec = tabular.from_mdp(tabular.chain(3)).spec
-    config = sqirl.Config(k=2, width=8, scales=scales, max_grad_norm=1e6)
+    config = sqirl.Config(k=2, width=8, scales=scales, max_norm=1e6)
     agent = sqirl.make(spec, config)
     state = agent.init(jax.random.key(0))
     key = jax.random.key(1)
