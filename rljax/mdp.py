@@ -53,3 +53,92 @@ def checked(mdp: MDP) -> MDP:
     if mdp.horizon < 1:
         raise InputError(f"the horizon must be at least 1 step, got {mdp.horizon}")
     return MDP(successor.astype(np.int32), probability.astype(np.float64), reward.astype(np.float64), int(mdp.horizon))
+
+
+def reachable(mdp: MDP, steps: int | None = None) -> np.ndarray:
+    """bool [S]: the states that some actions lead to within ``steps`` steps, or in any number of them."""
+    found = np.arange(len(mdp.successor)) == 0
+    new, count = np.flatnonzero(found), 0
+    while new.size and (steps is None or count < steps):
+        leads_to = mdp.successor[new][mdp.probability[new] > 0]
+        fresh = np.zeros_like(found)
+        fresh[leads_to[leads_to >= 0]] = True
+        fresh &= ~found
+        found |= fresh
+        new, count = np.flatnonzero(fresh), count + 1
+    return found
+
+
+def sticky(mdp: MDP, p: float) -> MDP:
+    """The `MDP` in which, from the second step on, the action executed last is executed again with probability ``p``.
+
+    Its states are the start, 0, and the pairs of a state and the action that led to it, in that order and only those that
+    can occur; K is doubled: first what the chosen action does (1 - p), then the repeated one (p). ``p`` = 0 gives ``mdp``.
+
+    Rewards that are float32 numbers, as BRIDGE's are, get the value whose product with the probability of its half is the
+    float32 product, as in the reference (arXiv:2312.08369); so they can differ by 6e-8 of their size from those of ``mdp``,
+    and do not if products are exact, as 0.25 x 1 is.
+
+    Raises:
+        InputError: unless 0 <= p < 1.
+    """
+    if not 0 <= p < 1:
+        raise InputError(f"the probability of a repeated action must be at least 0 and below 1, got {p}")
+    if p == 0:
+        return mdp
+    num_states, num_actions, _ = mdp.successor.shape
+    usable = (mdp.successor >= 0) & (mdp.probability > 0) & reachable(mdp)[:, None, None]
+    pair = mdp.successor.astype(np.int64) * num_actions + np.arange(num_actions)[:, None]
+    pairs = np.unique(pair[usable])
+    number = np.full(num_states * num_actions, -1, np.int32)
+    number[pairs] = np.arange(1, len(pairs) + 1)
+    leads_to = np.where(mdp.successor >= 0, number[pair], -1)
+    state, last = np.divmod(pairs, num_actions)
+    shape, parts = (len(pairs), *mdp.successor.shape[1:]), []
+    for share, action in ((1 - p, np.arange(num_actions)[None]), (p, last[:, None])):
+        at = (state[:, None], action)
+        part = leads_to[at], mdp.probability[at] * share, _rounded(mdp.reward, share)[at]
+        parts.append([np.broadcast_to(x, shape) for x in part])
+    lifted = [np.concatenate(x, -1) for x in zip(*parts, strict=True)]
+    first = leads_to[:1], mdp.probability[:1], mdp.reward[:1]
+    nothing = np.full_like(leads_to[:1], -1), np.zeros_like(mdp.probability[:1]), np.zeros_like(mdp.reward[:1])
+    start = [np.concatenate(x, -1) for x in zip(first, nothing, strict=True)]
+    return MDP(*(np.concatenate(x) for x in zip(start, lifted, strict=True)), mdp.horizon)
+
+
+def sticky_states(mdp: MDP) -> int:
+    """How many pairs of a state and the action executed last occur within an episode of ``mdp`` with sticky actions.
+
+    The states in which it acts, as the reference of arXiv:2312.08369 counts them: the start is taken for state 0 after
+    action 0, and the end of the episode, if it comes before the last step, for one more state with each action.
+    """
+    if mdp.horizon == 1:
+        return 1
+    num_states, num_actions, _ = mdp.successor.shape
+    before = reachable(mdp, mdp.horizon - 2)
+    used = (mdp.probability > 0) & before[:, None, None]
+    target = np.where(mdp.successor < 0, num_states, mdp.successor.astype(np.int64))
+    pairs = np.unique((target * num_actions + np.arange(num_actions)[:, None])[used])
+    ended = pairs // num_actions == num_states
+    if ended.any() and _ends_before(mdp, mdp.horizon - 2):
+        ends = num_actions  # once it has ended, every action leaves it so
+    else:
+        ends = int(ended.sum())
+    return int((~ended).sum()) + ends + (0 not in pairs)
+
+
+def _ends_before(mdp: MDP, steps: int) -> bool:
+    """Whether some episode of ``mdp`` ends within ``steps`` steps."""
+    if steps < 1:
+        return False
+    before = reachable(mdp, steps - 1)
+    return bool(((mdp.successor < 0) & (mdp.probability > 0) & before[:, None, None]).any())
+
+
+def _rounded(reward: np.ndarray, share: float) -> np.ndarray:
+    """``reward``, such that ``share`` times it is a float32 if every reward is one."""
+    with np.errstate(over="ignore"):
+        single = reward.astype(np.float32)
+    if not np.array_equal(single, reward):
+        return reward
+    return (np.float32(share) * single).astype(np.float64) / share
