@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -55,7 +55,7 @@ MEASURES = MappingProxyType(
         "covering": "log covering length",
     }
 )
-SETTINGS = MappingProxyType(
+SETTINGS: Mapping[str, tuple[Row, ...]] = MappingProxyType(
     {
         "ppo": ({"rollout": 32}, {"rollout": 128}),
         "dqn": ({"exploration": 0.1 * BUDGET}, {"exploration": 1.0 * BUDGET}),
@@ -125,7 +125,7 @@ def analysis(env: Env) -> Row:
 
 
 def complexity(agent: str, env: Env, facts: Row, seeds: list[int]) -> Row:
-    """The ``median`` over seeds of the steps to the optimal return, the ``steps`` of each, and the ``setting`` that gave them."""
+    """The ``median`` over seeds of the steps to the optimal return, the ``steps`` of each, and the ``setting`` behind them."""
     best: Row = {"median": np.inf, "steps": [np.inf] * len(seeds), "setting": {}}
     if agent in SETTINGS:
         tried = [steps_to_optimum(agent, setting, env, facts, seeds, BUDGET, EVERY) for setting in SETTINGS[agent]]
