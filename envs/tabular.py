@@ -66,44 +66,38 @@ def build(
         mdp, screens, mapping = mdp._replace(horizon=horizon or mdp.horizon), None, None
     else:
         mdp, screens, mapping = mdps.read(Path(env_id), horizon, pixels=observation == "pixels")
-    if observation != "pixels":
-        return from_mdp(mdp, sticky=sticky, index=observation == "index", num_envs=num_envs, name=name)
-    if screens is None:
+    options: dict[str, Any] = {"sticky": sticky, "num_envs": num_envs, "name": name}
+    num_states = len(mdp.successor)
+    if observation == "one_hot":
+        return from_mdp(mdp, one_hot(num_states), **options)
+    if observation == "index":
+        return from_mdp(mdp, index(num_states), num_states, **options)
+    if screens is None or mapping is None:
         raise InputError(f"tabular/{env_id} has no screens: choose another observation than pixels")
-    return from_mdp(mdp, _shrunk(screens, side), mapping, sticky=sticky, num_envs=num_envs, name=name)
+    return from_mdp(mdp, pixels(_shrunk(screens, side), mapping), 255, **options)
 
 
 def from_mdp(
     mdp: MDP,
-    screens: np.ndarray | None = None,
-    mapping: np.ndarray | None = None,
+    observe: Callable[[jax.Array], jax.Array] | None = None,
+    high: float = 1,
     *,
     sticky: float = 0.0,
-    index: bool = False,
     num_envs: int = 1,
     name: str = "custom",
 ) -> Env:
-    """`Env` of an MDP; the observation is the state, one-hot or its ``index``, or one of the ``screens`` [N, ...].
+    """`Env` of an MDP that shows ``observe(state)``, with elements from 0 to ``high``, of a state or -1, the end.
 
-    State s shows ``screens[mapping[s]]``, for a mapping [S, F] the F frames as channels, and without one ``screens[s]``. After
-    an end, which is no state, screens are black. Rewards and probabilities become float32.
+    Without it, states are shown `one_hot`. Rewards and probabilities become float32.
     """
     num_states, num_actions, branches = mdp.successor.shape
+    show = observe or one_hot(num_states)
     reward = mdp.reward.astype(np.float32)
     cumulative = np.cumsum(mdp.probability, -1)[..., :-1].astype(np.float32)
 
-    def observe(state: jax.Array) -> jax.Array:
-        if screens is None:
-            return (
-                jnp.where(state < 0, num_states, state)[None] if index else jax.nn.one_hot(state, num_states, dtype=jnp.uint8)
-            )
-        shown = jnp.asarray(screens)[state if mapping is None else jnp.asarray(mapping)[state]]
-        shown = shown if mapping is None or mapping.ndim == 1 else jnp.concatenate(shown, -1)
-        return jnp.where(state < 0, jnp.zeros_like(shown), shown)
-
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         state = State(jnp.int32(0), jnp.int32(-1))
-        return state, observe(state.at)
+        return state, show(state.at)
 
     def step(state: State, action: jax.Array, key: jax.Array) -> tuple[State, jax.Array, jax.Array, jax.Array]:
         key_sticky, key_branch = jax.random.split(key)
@@ -114,13 +108,35 @@ def from_mdp(
         if branches > 1:
             branch = (jax.random.uniform(key_branch) >= jnp.asarray(cumulative)[state.at, action]).sum()
         new = jnp.asarray(mdp.successor)[state.at, action, branch]
-        return State(new, action), observe(new), jnp.asarray(reward)[state.at, action, branch], new < 0
+        return State(new, action), show(new), jnp.asarray(reward)[state.at, action, branch], new < 0
 
-    shown = jax.eval_shape(observe, jnp.int32(0))
-    limits: Any = (0, 255) if screens is not None else (0, num_states) if index else (0, 1)
-    limits = limits if jnp.issubdtype(shown.dtype, jnp.integer) else (-np.inf, np.inf)
-    spec = Spec(Array(shown.shape, str(shown.dtype), *limits), Discrete(num_actions), mdp.horizon)
+    shown = jax.eval_shape(show, jnp.int32(0))
+    spec = Spec(Array(shown.shape, str(shown.dtype), 0, high), Discrete(num_actions), mdp.horizon)
     return batch_env(spec, reset, step, num_envs, name)
+
+
+def one_hot(num_states: int) -> Callable[[jax.Array], jax.Array]:
+    """States as uint8 [S]; zeros after the end."""
+    return lambda state: jax.nn.one_hot(state, num_states, dtype=jnp.uint8)
+
+
+def index(num_states: int) -> Callable[[jax.Array], jax.Array]:
+    """States as their number, int32 [1]; S after the end."""
+    return lambda state: jnp.where(state < 0, num_states, state)[None]
+
+
+def pixels(screens: np.ndarray, mapping: np.ndarray) -> Callable[[jax.Array], jax.Array]:
+    """States as ``screens[mapping[state]]``, [H, W, C], of a mapping [S]; for one [S, F] with F frames as channels.
+
+    After the end they are black.
+    """
+
+    def observe(state: jax.Array) -> jax.Array:
+        shown = jnp.asarray(screens)[jnp.asarray(mapping)[state]]
+        shown = jnp.concatenate(shown, -1) if mapping.ndim == 2 else shown
+        return jnp.where(state < 0, jnp.zeros_like(shown), shown)
+
+    return observe
 
 
 def from_env(

@@ -31,7 +31,7 @@ from rljax.envs import tabular
 # %% [markdown]
 # ## How far ahead?
 #
-# Q^1 are the values of the random policy, and Q^{k+1} is Q^k after one step of value iteration. `k_min` is the least k for which
+# Q^1 are the values of the random policy, and Q^{k+1} is Q^k after a step of value iteration. `k_min` is the least k for which
 # acting greedily on Q^k is optimal: with 1, plain exploration shows the way. The planning window is the same, but begins with
 # the rewards alone, as if nothing were known of what follows.
 
@@ -98,18 +98,22 @@ for episodes in (4, 16, 64, 256):
     config = gorp.Config(k=1, episodes=episodes)
     stride = 2 * episodes * env.spec.horizon
     result = rljax.train(gorp, config, env, seeds=20, steps=6 * stride, eval_every=6 * stride, eval_episodes=1)
-    successes[episodes] = np.mean([row["eval/return"] for row in result.rows if row["step"] == result.step and row["kind"] == "eval"])
+    successes[episodes] = np.mean(
+        [row["eval/return"] for row in result.rows if row["step"] == result.step and row["kind"] == "eval"]
+    )
 successes
 
 # %% [markdown]
 # ## Sticky actions
 #
-# If the action before is repeated now and then, the environment is random, and a sequence of actions is no policy. The lifted MDP
-# has the action before in its states.
+# If the action before is repeated now and then, the environment is random, and a sequence of actions is no policy. The lifted
+# MDP has the action before in its states.
 
 # %%
 sticky = horizon.analyze(mdp.sticky(problems["grid of 4 x 4"], 0.25))
-print(f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}, k_min {sticky.k_min}")
+print(
+    f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}, k_min {sticky.k_min}"
+)
 
 # %% [markdown]
 # ## An environment of a library

@@ -94,7 +94,9 @@ def to_model(mdp: MDP) -> Model:
 
     successor = turned(np.where(mdp.successor < 0, states, mdp.successor), states)
     probability = None if tables.is_deterministic(mdp) else turned(mdp.probability, 0)
-    return Model(successor, probability, turned(mdp.reward, 0), jnp.zeros(actions, jnp.int64), jnp.full(states + 1, float(actions)))
+    return Model(
+        successor, probability, turned(mdp.reward, 0), jnp.zeros(actions, jnp.int64), jnp.full(states + 1, float(actions))
+    )
 
 
 def _at(row: jax.Array, where: jax.Array) -> jax.Array:

@@ -81,9 +81,9 @@ def test_observations():
     seen = {}
     for name, env in {
         "one_hot": tabular.from_mdp(mdp),
-        "index": tabular.from_mdp(mdp, index=True),
-        "screens": tabular.from_mdp(mdp, screens, np.array([2, 0])),
-        "frames": tabular.from_mdp(mdp, screens, np.array([[1, 2], [0, 1]])),
+        "index": tabular.from_mdp(mdp, tabular.index(2), 2),
+        "screens": tabular.from_mdp(mdp, tabular.pixels(screens, np.array([2, 0])), 255),
+        "frames": tabular.from_mdp(mdp, tabular.pixels(screens, np.array([[1, 2], [0, 1]])), 255),
     }.items():
         state, first = env.reset(jax.random.key(0))
         state, middle = env.step(state, jnp.zeros(1, int), jax.random.key(0))
