@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from rljax.base import Env, HostEnv, InputError
-from rljax.envs import from_brax, from_gymnasium, from_gymnax, maze, pendulum
+from rljax.envs import from_brax, from_gymnasium, from_gymnax, maze, pendulum, tabular
 from rljax.envs.contract import check
 
 __all__ = ["check", "make", "names"]
 
-_ADAPTERS = MappingProxyType({"brax": from_brax, "gymnax": from_gymnax, "maze": maze, "pendulum": pendulum})
+_ADAPTERS = MappingProxyType({"brax": from_brax, "gymnax": from_gymnax, "maze": maze, "pendulum": pendulum, "tabular": tabular})
 
 if __name__ == "envs":  # python runs in the checkout's root
     from rljax.alias import alias
@@ -23,7 +24,7 @@ if __name__ == "envs":  # python runs in the checkout's root
 
 
 def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
-    """`Env` of ``num_envs`` copies: ``pendulum``, ``maze/<id>``, ``gymnax/<id>`` or ``brax/<id>``.
+    """`Env` of ``num_envs`` copies: ``pendulum``, ``maze/<id>``, ``gymnax/<id>``, ``brax/<id>``, ``tabular/<id or file>``.
 
     Equal arguments give the same object. ``gymnasium/<id>`` is any environment registered with gymnasium, as a `HostEnv`;
     it has no options.
@@ -44,7 +45,7 @@ def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
         _options(base, {}, given)
         return from_gymnasium.build(env_id, num_envs, name)
     adapter = _ADAPTERS.get(family)
-    if adapter is None or env_id not in adapter.ids():
+    if adapter is None or not (env_id in adapter.ids() or (adapter is tabular and env_id.endswith(tabular.SUFFIX))):
         raise InputError(getattr(adapter, "BROKEN", {}).get(env_id) or _unknown(base))
     chosen = _options(base, adapter.defaults(env_id), given)
     return _make(base + ("?" if chosen else "") + urlencode(chosen), num_envs)
@@ -60,9 +61,9 @@ def _make(name: str, num_envs: int) -> Env:
     base, _, query = name.partition("?")
     family, _, env_id = base.partition("/")
     adapter = _ADAPTERS[family]
-    options = adapter.defaults(env_id) | {k: v[0] for k, v in parse_qs(query).items()}
-    options["horizon"] = int(options["horizon"])
-    env: Env = adapter.build(env_id, num_envs, name, **options)
+    defaults = adapter.defaults(env_id)
+    given = {k: _kind(k, defaults[k])(v[0]) for k, v in parse_qs(query).items()}
+    env: Env = adapter.build(env_id, num_envs, name, **(defaults | given))
     return env._replace(resize=functools.partial(_make, name))
 
 
@@ -74,11 +75,20 @@ def _options(base: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict
             f"{base} has no option {', '.join(map(repr, unknown))}: it knows {', '.join(sorted(defaults)) or 'none'}"
         )
     chosen = {k: str(given[k]) for k in sorted(given) if str(given[k]) != str(defaults[k])}
-    if "horizon" in chosen and not (chosen["horizon"].isdecimal() and int(chosen["horizon"]) > 0):
-        raise InputError(f"horizon of {base} must be a whole number of env steps above 0, got {chosen['horizon']!r}")
+    for k, text in chosen.items():
+        kind = _kind(k, defaults[k])
+        if kind is int and not (text.isdecimal() and int(text) > 0):
+            raise InputError(f"{k} of {base} must be a whole number{' of env steps' * (k == 'horizon')} above 0, got {text!r}")
+        if kind is float and not re.fullmatch(r"\d*\.?\d+", text):
+            raise InputError(f"{k} of {base} must be a number, got {text!r}")
     if "backend" in chosen and chosen["backend"] not in from_brax.BACKENDS:
         raise InputError(f"unknown backend {chosen['backend']!r} of {base}: choose {', '.join(from_brax.BACKENDS)}")
     return chosen
+
+
+def _kind(name: str, default: Any) -> type:
+    """The type of an option: that of its default; a horizon is a whole number, also where the environment chooses it."""
+    return int if name == "horizon" else type(default)
 
 
 def _unknown(base: str) -> str:

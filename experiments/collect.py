@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rljax import data, evaluate
-from rljax.base import Agent, Array, Env, HostEnv, InputError, Spec, Transition, random_action, to_env_units
+from rljax.base import Agent, Array, Env, HostEnv, InputError, Spec, Transition, random_action, to_env_units, where
 from rljax.data import with_minari
 from rljax.data.dataset import Dataset, Info, Steps, from_steps
 from rljax.experiments import progress
@@ -143,18 +143,20 @@ def _rollouts(env: Env, run: Result | None, steps: int, key: jax.Array, info: In
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _interact(agent: Agent, env: Env, num: int, state: PyTree, key: jax.Array) -> Transition:
-    """Transitions [num, E, ...]; recurrent memory starts anew with each episode."""
+    """Transitions [num, E, ...]; memory starts anew with each episode."""
     key, key_reset = jax.random.split(key)
     env_state, obs = env.reset(key_reset)
 
     def step(carry: tuple, key: jax.Array) -> tuple:
-        env_state, obs = carry
+        memory, env_state, obs = carry
         key_act, key_step = jax.random.split(key)
-        action, _ = agent.act(state, agent.memory(env.num_envs), obs, key_act)
+        action, memory = agent.act(state, memory, obs, key_act)
         env_state, new = env.step(env_state, action, key_step)
-        return (env_state, new.obs), Transition(obs, action, new.reward, new.next_obs, new.terminated, new.truncated)
+        memory = where(new.terminated | new.truncated, fresh, memory)
+        return (memory, env_state, new.obs), Transition(obs, action, new.reward, new.next_obs, new.terminated, new.truncated)
 
-    return jax.lax.scan(step, (env_state, obs), jax.random.split(key, num))[1]
+    fresh = agent.memory(env.num_envs)
+    return jax.lax.scan(step, (fresh, env_state, obs), jax.random.split(key, num))[1]
 
 
 def _replay(run: Path, info: Info) -> Dataset:

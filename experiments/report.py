@@ -224,7 +224,13 @@ def _rollout(result: Result, index: int, env: Env, key: jax.Array) -> tuple[Any,
 def _host_rollout(result: Result, index: int, env: HostEnv, key: jax.Array) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     """As `_rollout`, in a simulator on the host, which tells no states."""
     agent, state = result.agent(index)
-    mode = jax.jit(lambda obs: agent.mode(state, agent.memory(env.num_envs), obs)[0])
+    mode, memory = jax.jit(agent.mode), agent.memory(env.num_envs)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        action, memory = mode(state, memory, obs)
+        return np.asarray(action)
+
     seeds = np.asarray(jax.random.bits(key, (env.num_envs,)))
-    obs, reward, alive = evaluate.host_rollout(lambda obs: np.asarray(mode(obs)), env, seeds)
+    obs, reward, alive = evaluate.host_rollout(act, env, seeds)
     return None, obs[:, 0], reward, alive

@@ -88,8 +88,9 @@ class Phase(NamedTuple):
 class Setup:
     """What a run is, and how far it goes.
 
-    Counts are per seed: env steps online, one iteration being ``env.num_envs`` of them; critic gradient steps offline, one
-    iteration being as many as the agent makes in one update.
+    Counts are per seed: env steps online, one iteration being ``env.num_envs`` of them, or a rollout of as many in each env as
+    the agent takes in one update, or the agent's episodes, each counted as the longest that it can be; critic gradient steps
+    offline, one iteration being as many as the agent makes in one update.
     """
 
     agent: ModuleType
@@ -108,16 +109,31 @@ class Setup:
     switch: Switch | None = None
 
     @property
+    def learning(self) -> Callable[..., loops.Loop]:
+        """The loop in which the agent learns: its module's ``loop``, or else online with a warm-up or a `Start`, or offline."""
+        online = self.switch is not None or hasattr(self.configs[0], "warmup")
+        named: Callable[..., loops.Loop] = getattr(self.agent, "loop", loops.online if online else loops.offline)
+        return named
+
+    @property
     def interacts(self) -> bool:
         """Whether there are env steps to learn from."""
-        return self.switch is not None or hasattr(self.configs[0], "warmup")
+        return self.learning is not loops.offline
+
+    @property
+    def replays(self) -> bool:
+        """Whether every env step is kept in a ring, to learn from them more than once."""
+        return self.learning is loops.online
 
     @property
     def stride(self) -> int:
         """Steps of one iteration."""
-        if self.interacts:
+        if self.replays:
             return self.env.num_envs
-        return self.agent.make(self.spec, self.configs[0]).batches
+        agent = self.agent.make(self.spec, self.configs[0])
+        if self.learning is loops.episodes:
+            return agent.episodes * self.spec.horizon
+        return agent.batches * self.env.num_envs if self.interacts else agent.batches
 
     @property
     def total(self) -> int:
@@ -127,16 +143,15 @@ class Setup:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The parts of the run, in order."""
-        if not self.interacts:
-            return (Phase("offline", loops.offline, self.total),)
-        first = loops.frozen if self.switch else loops.warm_up
-        parts = Phase("warmup", first, self.warmup), Phase("online", loops.online, self.total)
-        return parts if self.warmup else parts[1:]
+        learning = Phase("online" if self.interacts else "offline", self.learning, self.total)
+        if not self.warmup:
+            return (learning,)
+        return Phase("warmup", loops.frozen if self.switch else loops.warm_up, self.warmup), learning
 
     @property
     def warmup(self) -> int:
         """Iterations of the warm-up."""
-        if not self.interacts:
+        if not self.replays:
             return 0
         return -(-(self.switch.warmup if self.switch else self.configs[0].warmup) // self.stride)
 
@@ -156,8 +171,9 @@ class Setup:
         return jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in self.learners], jnp.uint32))
 
     def capacity(self, at_least: int = 0) -> int:
-        """Transitions in each learner's ring: the config's, but no more than the run has steps; none offline."""
-        if not self.interacts:
+        """Transitions in each learner's ring: the config's, but no more than the run has steps; none without replay."""
+        keeps = self.learning is loops.episodes and self.agent.make(self.spec, self.configs[0]).keep is not None
+        if not (self.replays or keeps):
             return 0
         return max(min(getattr(self.configs[0], "capacity", CAPACITY), self.total * self.stride), at_least)
 
@@ -391,6 +407,8 @@ def _rewarded(setup: Setup, reward: Reward | None) -> Setup:
 def _started(setup: Setup, start: Start) -> Setup:
     """``setup`` as it goes on from ``start``."""
     origin, config = start.run.setup, setup.configs[0]
+    if hasattr(setup.agent, "loop"):
+        raise InputError(f"agent {_name(setup.agent)} cannot go on from a run, it learns from its own episodes: use train")
     if not hasattr(config, "discount"):
         raise InputError(f"agent {_name(setup.agent)} does not learn from rewards: there is nothing that it could learn online")
     if origin.spec.obs.shape != setup.spec.obs.shape or not _same_actions(origin.spec.action, setup.spec.action):
@@ -472,11 +490,15 @@ def _check_sources(setup: Setup, dataset: Dataset | None) -> None:
             "is needed to learn in" if setup.env is None else "runs on the host, where agents can be evaluated but not trained"
         )
         raise InputError(f"{where} {said}")
+    if setup.learning is loops.episodes and setup.env.num_envs != 1:
+        raise InputError(f"agent {name} plays as many episodes at once as its config says: leave out --num-envs")
     mixes = hasattr(setup.configs[0], "recorded")
     if mixes and dataset is None:
         raise InputError(f"agent {name} learns from recorded data beside its own: give a data set with --data")
     if setup.switch and setup.switch.retain and dataset is None:
         raise InputError("retained data must come from somewhere: give a data set with --data, or --retain 0")
+    if dataset is not None and not setup.replays:
+        raise InputError(f"agent {name} learns from its own episodes alone: use rljax train, without --data")
     if dataset is not None and not mixes and not (setup.switch and setup.switch.retain):
         keep = "keep a fraction of it in each batch with --retain" if setup.switch else "use rljax finetune"
         raise InputError(f"agent {name} learns from its own experience: leave out --data, or {keep}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,16 @@ PyTree = Any
 Rows = list[dict[str, Any]]
 
 CHECKPOINT_SECONDS = 600.0  # a checkpoint is never older than this plus one chunk
+
+# What one iteration of a loop is.
+_WHAT = MappingProxyType(
+    {
+        loops.online: "num_envs",
+        loops.on_policy: "one rollout's env steps,",
+        loops.episodes: "the env steps of one iteration's episodes,",
+        loops.offline: "one update's critic steps,",
+    }
+)
 
 
 class Progress(NamedTuple):
@@ -71,9 +81,15 @@ class Result:
         """``policy(obs) -> action``: the greedy policy for one observation or a batch of them, in the env's own units.
 
         ``seed`` and ``config`` are indices, as in `agent`.
+
+        Raises:
+            InputError: if there is no such index, or the agent has a memory.
         """
         agent, state = self.agent(seed, config)
         spec = self.setup.spec
+        if agent.memory(1) != ():
+            name = self.setup.agent.__name__.rpartition(".")[2]
+            raise InputError(f"what {name} does depends on more than one observation: use agent() and its memory")
 
         @jax.jit
         def act(obs: jax.Array) -> jax.Array:
@@ -229,12 +245,13 @@ def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
     """``(setup, ring, rows)``: the first learner's replay [slots, E, ...] at the newest checkpoint, and the rows added to it.
 
     Raises:
-        InputError: as `load`, and if the run had no env steps.
+        InputError: as `load`, and if the run has no replay.
     """
     out = Path(out).absolute()
     setup = load(out).setup
-    if not setup.interacts:
-        raise InputError(f"{out} learned from recorded data: it has no replay")
+    if not setup.replays:
+        source = "episodes that it did not keep" if setup.interacts else "recorded data"
+        raise InputError(f"{out} learned from {source}: it has no replay")
     step, host = store.newest(out, progress.warn) or (0, {})
     rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
     return setup, jax.tree.map(lambda x: x[0], rest.ring), host["iteration"]
@@ -264,7 +281,7 @@ def _say_sizes(setup: Setup) -> None:
     stride = setup.stride
     for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
         if value % stride:
-            what = "num_envs" if setup.interacts else "one update's critic steps,"
+            what = _WHAT[setup.learning]
             progress.say(f"{name} {value} is rounded up to {-(-value // stride) * stride}, a multiple of {what} {stride}")
     if setup.warmup >= setup.total:
         progress.say(f"nothing will be learned: all {setup.steps} steps are warm-up; make it shorter, or raise --steps")
@@ -591,8 +608,12 @@ def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.L
 def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.Loop], tuple]:
     """``(build, statics)`` such that ``build(*statics, config)`` is the loop of one learner at iteration ``t``."""
     retain = setup.switch.retain if setup.switch else 0.0
-    if setup.interacts:
+    if setup.replays:
         return _online, (setup.loop(t), setup.agent, setup.env, capacity, setup.reward, retain)
+    if setup.learning is loops.episodes:
+        return _episodic, (setup.agent, setup.env, capacity, setup.reward)
+    if setup.interacts:
+        return _on_policy, (setup.agent, setup.env, setup.reward)
     return _offline, (setup.agent, setup.spec, setup.reward)
 
 
@@ -602,9 +623,21 @@ def _online(
     agent = _with_rewards(module.make(env.spec, config), reward)
     if retain:
         agent = agent._replace(draw=replay.mixed(retain))
-    changes = (config.discount, reward.scale, reward.bias, reward.failure)
-    returns = replay.Returns(module.Extras, *changes) if hasattr(module, "Extras") else None
+    returns = _returned(module, reward, config) if hasattr(module, "Extras") else None
     return loop(agent, env, config.batch_size, capacity, returns)
+
+
+def _episodic(module: ModuleType, env: Env, capacity: int, reward: Reward, config: Any) -> loops.Loop:
+    agent = _with_rewards(module.make(env.spec, config), reward)
+    return loops.episodes(agent, env, getattr(config, "batch_size", 0), capacity, _returned(module, reward, config))
+
+
+def _returned(module: ModuleType, reward: Reward, config: Any) -> replay.Returns:
+    return replay.Returns(module.Extras, config.discount, reward.scale, reward.bias, reward.failure)
+
+
+def _on_policy(module: ModuleType, env: Env, reward: Reward, config: Any) -> loops.Loop:
+    return loops.on_policy(_with_rewards(module.make(env.spec, config), reward), env)
 
 
 def _offline(module: ModuleType, spec: Spec, reward: Reward, config: Any) -> loops.Loop:

@@ -117,8 +117,11 @@ class Agent(NamedTuple):
     ``init(key) -> state``;  ``memory(n) -> pytree`` with leading axis n, () unless recurrent;
     ``act(state, memory, obs[E], key) -> (action[E], memory)`` explores;
     ``mode(state, memory, obs[E]) -> (action[E], memory)`` exploits;
-    ``update(state, batch, key) -> (state, metrics)`` takes a `Batch` of ``batches`` = U batches and makes U critic steps.
+    ``update(state, batch, key) -> (state, metrics)`` takes a `Batch` of ``batches`` = U batches and makes U critic steps,
+    or learns from a rollout [T, E, ...] of ``batches`` = T steps (`rljax.loops.on_policy`).
     ``draw`` is a `rljax.replay.Draw`: what `rljax.loops.online` draws for an update; None is new experience alone.
+    ``episodes`` is how many whole episodes `rljax.loops.episodes` plays before each update, and ``keep(state, memory) ->
+    bool [n]`` says from which of their steps on transitions are kept for replay; None: the update gets the episodes themselves.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -128,6 +131,8 @@ class Agent(NamedTuple):
     update: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
     batches: int
     draw: Callable[..., Batch] | None = None
+    episodes: int | None = None
+    keep: Callable[[PyTree, PyTree], jax.Array] | None = None
 
 
 def no_memory(n: int) -> tuple[()]:

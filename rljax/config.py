@@ -132,7 +132,7 @@ def check_ranges(config: Any, where: str = "config") -> None:
                     raise InputError(f"{where}.{field.name} must be in {rule}, got {number:g}")
 
 
-def check_action(agent: str, spec: Spec, kind: type, alternative: str) -> None:
+def check_action(agent: str, spec: Spec, kind: type, alternative: str = "another agent") -> None:
     """Raise `InputError` unless ``spec.action`` is of ``kind``; ``alternative`` is the agent to use instead."""
     if not isinstance(spec.action, kind):
         have = "continuous" if kind.__name__ == "Discrete" else "discrete"

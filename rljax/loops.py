@@ -24,8 +24,8 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
-    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). Without an env all but agent and key are
-    ().
+    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
+    where the number of iterations does not tell it. Without replay the ring is (), without an env all but agent and key are.
     """
 
     agent: PyTree
@@ -37,6 +37,7 @@ class LoopState(NamedTuple):
     episode_return: PyTree
     episode_length: PyTree
     key: jax.Array
+    stored: PyTree = ()
 
 
 class Loop(NamedTuple):
@@ -58,7 +59,8 @@ def online(agent: Agent, env: Env, batch_size: int, capacity: int, returns: repl
 
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_act, key_env, key_sample, key_update = jax.random.split(state.key, 5)
-        state, episodes = _interact(agent, env, agent.act, returns, state, t, key_act, key_env)
+        state, row, episodes = _interact(agent, env, agent.act, state, key_act, key_env)
+        state = _add(env, returns, state, row, t)
         shape = (env.num_envs, agent.batches, batch_size)
         batches = draw(Batch(state.ring, state.extras), t + 1, data, key_sample, shape)
 
@@ -86,6 +88,29 @@ def frozen(agent: Agent, env: Env, batch_size: int, capacity: int, returns: repl
     return _without_updates(agent, env, capacity, returns, agent.act)
 
 
+def on_policy(agent: Agent, env: Env) -> Loop:
+    """One iteration: T = ``agent.batches`` env steps in each of E envs, then one ``agent.update`` on all of them, [T, E, ...].
+
+    Row t + 1 of the batch is the step after row t, or the first of a new episode where row t was terminated or truncated: then
+    its ``obs`` is a reset observation, and not the ``next_obs`` of row t. All rows were made by the state that is updated.
+    Nothing is kept, so there is no ring. Metrics: the agent's, and the episodes that ended, as of `online`.
+    """
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_act, key_env, key_update = jax.random.split(state.key, 4)
+
+        def interact(state: LoopState, keys: tuple[jax.Array, jax.Array]) -> tuple[LoopState, tuple[Transition, Metrics]]:
+            state, row, episodes = _interact(agent, env, agent.act, state, *keys)
+            return state, (row, episodes)
+
+        keys = jax.random.split(key_act, agent.batches), jax.random.split(key_env, agent.batches)
+        state, (rows, episodes) = jax.lax.scan(interact, state, keys)
+        agent_state, metrics = agent.update(state.agent, Batch(rows), key_update)
+        return state._replace(agent=agent_state, key=key), metrics | jax.tree.map(jnp.sum, episodes)
+
+    return Loop(lambda key: _init(agent, env, 0, None, key), step)
+
+
 def offline(agent: Agent, batch_size: int) -> Loop:
     """One iteration: one call of ``agent.update`` on batches [U, B] drawn from ``data``, a `replay.Recorded`; no env."""
 
@@ -98,6 +123,38 @@ def offline(agent: Agent, batch_size: int) -> Loop:
         batch = replay.recorded((), t, data, key_sample, (agent.batches, batch_size))
         agent_state, metrics = agent.update(state.agent, batch, key_update)
         return state._replace(agent=agent_state, key=key), metrics
+
+    return Loop(init, step)
+
+
+def episodes(agent: Agent, env: Env, batch_size: int, capacity: int, returns: replay.Returns) -> Loop:
+    """One iteration: ``agent.episodes`` whole episodes from fresh resets, then one call of ``agent.update``.
+
+    It gets their transitions [T, E] with Monte-Carlo returns, in which nothing follows an episode's end; or, if ``agent.keep``
+    says what is kept for replay, batches [U, B] of that. Metrics: those of the update, and as in `online`.
+    """
+    env = env.resize(agent.episodes or 1)
+
+    def init(key: jax.Array) -> LoopState:
+        key_agent, key = jax.random.split(key)
+        state = LoopState(agent.init(key_agent), (), (), (), (), (), (), (), key)
+        if agent.keep is None:
+            return state
+        obs, flag = example(env.spec.obs, 1), jnp.zeros(1, bool)
+        ring = replay.init(Transition(obs, example(env.spec.action, 1), jnp.zeros(1), obs, flag, flag), capacity)
+        return state._replace(ring=ring, extras=replay.init(_unknown(returns, 1), capacity), stored=jnp.int32(0))
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_play, key_sample, key_update = jax.random.split(state.key, 4)
+        played, kept, metrics = _play(agent, env, returns, state.agent, key_play)
+        batch = played
+        if agent.keep is not None:
+            old = Batch(state.ring, state.extras)
+            (ring, extras), stored = replay.add_some(old, played, kept, state.stored)
+            state = state._replace(ring=ring, extras=extras, stored=stored)
+            batch = replay.replayed(Batch(ring, extras), stored, (), key_sample, (agent.batches, batch_size))
+        agent_state, learned = agent.update(state.agent, batch, key_update)
+        return state._replace(agent=agent_state, key=key), learned | metrics
 
     return Loop(init, step)
 
@@ -130,14 +187,14 @@ def run(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
     new = new._replace(agent=where(alive, new.agent, state.agent))
-    return new, alive & _finite(new.agent) & _finite(sums), sums
+    return new, alive & _finite((new.agent, sums)), sums
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_act, key_env = jax.random.split(state.key, 3)
-        state, episodes = _interact(agent, env, act, returns, state, t, key_act, key_env)
-        return state._replace(key=key), episodes
+        state, row, episodes = _interact(agent, env, act, state, key_act, key_env)
+        return _add(env, returns, state, row, t)._replace(key=key), episodes
 
     return Loop(lambda key: _init(agent, env, capacity, returns, key), step)
 
@@ -152,7 +209,7 @@ def _init(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None,
         memory=agent.memory(env.num_envs),
         env=env_state,
         obs=obs,
-        ring=replay.init(row, capacity),
+        ring=replay.init(row, capacity) if capacity else (),
         extras=() if returns is None else replay.init(_unknown(returns, env.num_envs), capacity),
         episode_return=jnp.zeros(env.num_envs),
         episode_length=jnp.zeros(env.num_envs, jnp.int32),
@@ -176,22 +233,15 @@ def _add(env: Env, returns: replay.Returns | None, state: LoopState, row: Transi
 
 
 def _interact(
-    agent: Agent,
-    env: Env,
-    act: Act,
-    returns: replay.Returns | None,
-    state: LoopState,
-    t: jax.Array,
-    key_act: jax.Array,
-    key_env: jax.Array,
-) -> tuple[LoopState, Metrics]:
-    """E env steps under ``act``, added to the ring; metrics of the episodes that ended."""
+    agent: Agent, env: Env, act: Act, state: LoopState, key_act: jax.Array, key_env: jax.Array
+) -> tuple[LoopState, Transition, Metrics]:
+    """E env steps under ``act``: the state after them, their transitions [E], and metrics of the episodes that ended."""
     action, memory = act(state.agent, state.memory, state.obs, key_act)
     env_state, step = env.step(state.env, action, key_env)
     row = Transition(state.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
     done = step.terminated | step.truncated
     total, length = state.episode_return + step.reward, state.episode_length + 1
-    state = _add(env, returns, state, row, t)._replace(
+    state = state._replace(
         memory=where(done, agent.memory(env.num_envs), memory),
         env=env_state,
         obs=step.obs,
@@ -203,7 +253,47 @@ def _interact(
         "episode/return": jnp.where(done, total, 0.0).sum(),
         "episode/length": jnp.where(done, length, 0).sum().astype(float),
     }
-    return state, metrics
+    return state, row, metrics
+
+
+def _play(agent: Agent, env: Env, returns: replay.Returns, state: PyTree, key: jax.Array) -> tuple[Batch, jax.Array, Metrics]:
+    """``(batch [T, E], kept [T, E], metrics)`` of one whole episode in each env; nothing is kept after an episode's end."""
+    key_reset, key = jax.random.split(key)
+    env_state, obs = env.reset(key_reset)
+    everything = jnp.ones(env.num_envs, bool)
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+        memory, env_state, obs, alive = carry
+        key_act, key_env = jax.random.split(key)
+        kept = alive & (everything if agent.keep is None else agent.keep(state, memory))
+        action, memory = agent.act(state, memory, obs, key_act)
+        env_state, new = env.step(env_state, action, key_env)
+        row = Transition(obs, action, jnp.where(alive, new.reward, 0.0), new.next_obs, new.terminated, new.truncated)
+        return (memory, env_state, new.obs, alive & ~(new.terminated | new.truncated)), (row, alive, kept)
+
+    keys = jax.random.split(key, env.spec.horizon)
+    _, (row, alive, kept) = jax.lax.scan(step, (agent.memory(env.num_envs), env_state, obs, everything), keys)
+    batch = Batch(row, returns.extras(mc_return=_returns_to_go(returns, row.reward, alive)))
+    return (
+        batch,
+        kept,
+        {
+            "episode/count": jnp.float32(env.num_envs),
+            "episode/return": row.reward.sum(),
+            "episode/length": alive.sum().astype(float),
+        },
+    )
+
+
+def _returns_to_go(returns: replay.Returns, reward: jax.Array, alive: jax.Array) -> jax.Array:
+    """Discounted sums [T, E] of the changed rewards from each step on; 0 after the end."""
+    changed = jnp.where(alive, returns.scale * reward + returns.bias, 0.0)
+
+    def back(total: jax.Array, reward: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = reward + returns.discount * total
+        return total, total
+
+    return jax.lax.scan(back, jnp.zeros(reward.shape[1]), changed, reverse=True)[1]
 
 
 def _finite(tree: PyTree) -> jax.Array:

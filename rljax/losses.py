@@ -42,6 +42,23 @@ def backup(
     return Target(target, jax.lax.stop_gradient(head.backup(target, discount * (1 - terminated), next_out)))
 
 
+def advantages(
+    delta: jax.Array, terminated: jax.Array, truncated: jax.Array, discount: jax.Array | float, decay: jax.Array | float
+) -> jax.Array:
+    """Generalised advantage estimates [T, ...] of the TD errors ``delta`` [T, ...] of consecutive steps.
+
+    ``sum_l (discount decay)^l delta_{t+l}`` up to the end of the episode, of either kind, or of the T steps (arXiv:1506.02438
+    eq. 16). At a time limit the last TD error holds the value of the true successor, as of `td_target`.
+    """
+
+    def back(later: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        delta, done = x
+        advantage = delta + discount * decay * jnp.where(done, 0.0, later)
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, terminated | truncated), reverse=True)[1]
+
+
 def chosen(out: jax.Array, action: jax.Array) -> jax.Array:
     """Outputs [N, B, size] of the actions [B] taken, of outputs [N, B, A, size] for all A actions."""
     return jnp.take_along_axis(out, action[None, :, None, None], 2)[:, :, 0]

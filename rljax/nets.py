@@ -5,11 +5,15 @@ Observations arrive as floats, [B, D] or [B, H, W, C]. Parameters are float32, o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr
 
 from rljax.heads import Head
 
@@ -164,3 +168,62 @@ def sample_tanh_gaussian(mean: jax.Array, log_std: jax.Array, key: jax.Array) ->
     u = base.sample(seed=key)
     correction = 2 * (np.log(2) - u - jax.nn.softplus(-2 * u))
     return jnp.tanh(u), (base.log_prob(u) - correction).sum(-1)
+
+
+class Policy(NamedTuple):
+    """A network, and the distribution over actions that its outputs ``out`` for observations [...] stand for.
+
+    ``network(num, width, depth, layer_norm)``, num actions or dimensions; ``sample(out, key)`` and ``mode(out)`` are actions
+    [...]; ``log_prob(out, action)`` and ``entropy(out)`` are [...].
+    """
+
+    network: Callable[..., nn.Module]
+    sample: Callable[[Any, jax.Array], jax.Array]
+    mode: Callable[[Any], jax.Array]
+    log_prob: Callable[[Any, jax.Array], jax.Array]
+    entropy: Callable[[Any], jax.Array]
+
+
+def _categorical_sample(out: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.random.categorical(key, out).astype(jnp.int32)
+
+
+def _categorical_mode(out: jax.Array) -> jax.Array:
+    return jnp.argmax(out, -1).astype(jnp.int32)
+
+
+def _categorical_log_prob(out: jax.Array, action: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(jax.nn.log_softmax(out), action[..., None], -1)[..., 0]
+
+
+def _categorical_entropy(out: jax.Array) -> jax.Array:
+    log_probs = jax.nn.log_softmax(out)
+    return -(jnp.exp(log_probs) * log_probs).sum(-1)
+
+
+def _clipped_sample(out: tuple[jax.Array, jax.Array], key: jax.Array) -> jax.Array:
+    mean, log_std = out
+    return jnp.clip(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype), -1, 1)
+
+
+def _clipped_mode(out: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.clip(out[0], -1, 1)
+
+
+def _clipped_log_prob(out: tuple[jax.Array, jax.Array], action: jax.Array) -> jax.Array:
+    mean, log_std = out
+    away = (action - mean) * jnp.exp(-log_std)
+    inside = -0.5 * away**2 - log_std - 0.5 * np.log(2 * np.pi)
+    return jnp.where(jnp.abs(action) < 1, inside, log_ndtr(-jnp.sign(action) * away)).sum(-1)
+
+
+def _clipped_entropy(out: tuple[jax.Array, jax.Array]) -> jax.Array:
+    mean, log_std = out
+    return jnp.broadcast_to(log_std + 0.5 * np.log(2 * np.pi * np.e), mean.shape).sum(-1)
+
+
+CATEGORICAL = Policy(CategoricalPolicy, _categorical_sample, _categorical_mode, _categorical_log_prob, _categorical_entropy)
+
+# Actions [..., A] = clip(u, -1, 1), u ~ N(mean, std): a density inside, a mass on the bounds. The policy gradient has less
+# variance than with the log-probability of u (arXiv:1802.07564 eq. 7). The entropy is that of u.
+CLIPPED_GAUSSIAN = Policy(BoundedGaussianPolicy, _clipped_sample, _clipped_mode, _clipped_log_prob, _clipped_entropy)

@@ -38,6 +38,11 @@ def cosine(lr: jax.Array | float, steps: jax.Array | float) -> Callable[[jax.Arr
     return lambda count: lr * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / steps, 1.0)))
 
 
+def linear(lr: jax.Array | float, steps: jax.Array | float) -> Callable[[jax.Array], jax.Array]:
+    """The step size that falls from ``lr`` to 0 along a line within ``steps`` optimiser steps."""
+    return lambda count: lr * jnp.maximum(1 - count / steps, 0.0)
+
+
 def polyak(target: PyTree, online: PyTree, tau: jax.Array | float) -> PyTree:
     """``(1 - tau) * target + tau * online``, leaf by leaf; exactly ``online`` for tau = 1."""
     return jax.tree.map(lambda t, o: (1 - tau) * t + tau * o, target, online)

@@ -48,6 +48,22 @@ def add(ring: PyTree, row: PyTree, t: jax.Array) -> PyTree:
     return jax.tree.map(lambda r, x: jax.lax.dynamic_update_index_in_dim(r, x.astype(r.dtype), t % slots, 0), ring, row)
 
 
+def add_some(ring: PyTree, rows: PyTree, mask: jax.Array, stored: jax.Array) -> tuple[PyTree, jax.Array]:
+    """``(ring, stored)`` after those of ``rows`` (leaves [T, E, ...]) for which ``mask`` [T, E] holds, of at most all slots.
+
+    The ring's leaves are [slots, 1, ...]; ``stored`` rows were added before.
+    """
+    slots = jax.tree.leaves(ring)[0].shape[0]
+    chosen = mask.reshape(-1)
+    slot = jnp.where(chosen, (stored + jnp.cumsum(chosen) - 1) % slots, slots)
+
+    def put(ring: jax.Array, rows: jax.Array) -> jax.Array:
+        flat = rows.reshape(-1, *rows.shape[mask.ndim :]).astype(ring.dtype)
+        return ring.at[slot, 0].set(flat, mode="drop", unique_indices=False)
+
+    return jax.tree.map(put, ring, rows), stored + chosen.sum(dtype=jnp.int32)
+
+
 def sample(ring: PyTree, t: jax.Array, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
     """Transitions [*shape, ...] drawn uniformly with replacement from the newest min(t, capacity / E) rows; t >= 1."""
     slots, num_envs = jax.tree.leaves(ring)[0].shape[:2]

@@ -390,3 +390,111 @@ def test_an_update_draws_as_its_agent_says():
         ended = done[t:].any(0)
         np.testing.assert_allclose(known[t][ended], total[ended], rtol=1e-6)
         assert np.isneginf(known[t][~ended]).all()
+
+
+class Returned(NamedTuple):
+    """Extras of the toy agent."""
+
+    mc_return: jax.Array
+
+
+def test_episodes_are_whole_with_returns_and_nothing_after_their_end():
+    """Against a replay in numpy: obs is (k, step), rewards 10 k + step + action with action step + 1, ends after k."""
+    agent = toy_agent(1, 1)._replace(episodes=16, update=lambda state, batch, key: (batch, {}))
+    returns = replay.Returns(Returned, discount=0.5, scale=2.0, bias=-1.0)
+    loop = loops.episodes(agent, toy_env(1), 4, 0, returns)
+    state, metrics = jax.jit(loop.step)(loop.init(jax.random.key(0)), jnp.int32(0), ())
+    t, G = state.agent.transition, np.asarray(state.agent.extras.mc_return)
+    assert t.reward.shape == (SPEC.horizon, 16) and state.ring == ()
+    k = np.asarray(t.obs[0, :, 0])
+    total = 0.0
+    for e in range(16):
+        length = min(int(k[e]), SPEC.horizon)
+        rewards = np.array([10 * k[e] + 2 * step + 1 for step in range(length)])
+        assert np.array_equal(t.reward[:, e], np.pad(rewards, (0, SPEC.horizon - length)))
+        assert np.array_equal(t.obs[:length, e, 1], range(length)) and np.array_equal(
+            t.action[:length, e], range(1, length + 1)
+        )
+        wanted = [sum(0.5**i * (2 * r - 1) for i, r in enumerate(rewards[s:])) for s in range(length)]
+        np.testing.assert_allclose(G[:, e], np.pad(wanted, (0, SPEC.horizon - length)), rtol=1e-5)
+        total += rewards.sum()
+    assert metrics["episode/count"] == 16 and metrics["episode/return"] == total
+    assert metrics["episode/length"] == np.minimum(k, SPEC.horizon).sum()
+
+
+def test_episodes_keep_what_the_agent_says():
+    """Steps from 2 on, memory being the step, lie in the ring in order, and batches come from there."""
+    agent = toy_agent(1, 4)._replace(episodes=3, keep=lambda state, memory: memory >= 2)
+    loop = loops.episodes(agent, toy_env(1), 4, 90, replay.Returns(Returned, discount=1.0))
+    state, stored = loop.init(jax.random.key(0)), 0
+    for i in range(2):
+        state, metrics = jax.jit(loop.step)(state, jnp.int32(i), ())
+        stored += int(metrics["episode/length"]) - 6
+    assert state.stored == stored and state.ring.reward.shape == (90, 1)
+    assert (state.ring.obs[:stored, 0, 1] >= 2).all() and not state.ring.obs[stored:].any()
+    assert state.agent.updates == 2 and np.isin(state.agent.last, state.ring.reward[:stored]).all()
+    assert (state.extras.mc_return[:stored] >= state.ring.reward[:stored]).all()
+
+
+def rollout_loop(num, env=None):
+    """`loops.on_policy` with rollouts of ``num`` steps; the toy agent's metrics hold the whole batch."""
+    base = toy_agent(E, 4)
+
+    def update(state, batch, key):
+        assert batch.extras == ()
+        return state._replace(updates=state.updates + 1), batch.transition._asdict()
+
+    return loops.on_policy(base._replace(update=update, batches=num), env or toy_env(E))
+
+
+def test_a_rollout_is_the_env_stepped():
+    """In each iteration T rows in order, [T, E], under the state before the update; then one update, and no ring."""
+    loop, num = rollout_loop(7), 7
+    state = jax.jit(loop.init)(jax.random.key(0))
+    assert state.ring == () and state.extras == ()
+    step, ends = jax.jit(loop.step), []
+    for t in range(3):
+        before, (state, metrics) = state, step(state, t, ())
+        rows = Transition(*(np.asarray(metrics[name]) for name in Transition._fields))
+        assert rows.obs.shape == (num, E, 2) and rows.reward.shape == (num, E)
+        np.testing.assert_array_equal(rows.obs[0], before.obs)
+        done = rows.terminated | rows.truncated
+        following = np.concatenate([rows.obs[1:], np.asarray(state.obs)[None]])
+        np.testing.assert_array_equal(following[~done], rows.next_obs[~done])
+        assert (following[done][:, 1] == 0).all() and (rows.next_obs[done][:, 1] > 0).all()
+        for i in range(num):  # the toy agent's action is the step of the episode, so its memory is reset at ends
+            expected = expected_row(rows.obs[i], rows.obs[i, :, 1] + 1)
+            jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, i=i: x[i], rows), expected)
+        assert state.agent.updates == t + 1
+        ends.append((rows.terminated.sum(), rows.truncated.sum()))
+    assert (np.sum(ends, 0) > 0).all()
+
+
+def test_episodes_of_rollouts_are_counted_across_iterations():
+    """Count, return and length equal those of all rows in one line, whatever the length of a rollout."""
+    loop = rollout_loop(7)
+    state = jax.jit(loop.init)(jax.random.key(0))
+    step, rows, found = jax.jit(loop.step), [], np.zeros(3)
+    for t in range(4):
+        state, metrics = step(state, t, ())
+        rows.append((np.asarray(metrics["reward"]), np.asarray(metrics["terminated"] | metrics["truncated"])))
+        found += [float(metrics[f"episode/{name}"]) for name in ("count", "return", "length")]
+    reward, done = (np.concatenate(x) for x in zip(*rows, strict=True))
+    expected, total, length = np.zeros(3), np.zeros(E), np.zeros(E)
+    for r, d in zip(reward, done, strict=True):
+        total, length = total + r, length + 1
+        expected += [d.sum(), total[d].sum(), length[d].sum()]
+        total, length = np.where(d, 0, total), np.where(d, 0, length)
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_array_equal(state.episode_return, total)
+    assert expected[0] > 5
+
+
+def test_rollouts_run_under_key_reuse_checks(key_reuse_checks):
+    loop = rollout_loop(3)
+    state = jax.jit(lambda key: loop.init(key))(jax.random.key(0))
+    keys = [jax.random.clone(state.key)]
+    for _ in range(2):
+        state, _ = jax.jit(lambda state: loop.step(state, 0, ()))(state)
+        keys.append(jax.random.clone(state.key))
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3

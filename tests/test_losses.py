@@ -171,3 +171,26 @@ def test_expectile_loss_is_least_at_the_expectile(head):
     metrics = loss(out)[1]
     assert ("value/clipped" in metrics) == (head.size > 1)
     np.testing.assert_allclose(metrics["value/v"], v, rtol=1e-6)
+
+
+def test_advantages_against_a_double_sum():
+    """Weighted sums of later TD errors up to the end of the episode, of either kind, that step's own included."""
+    rng = np.random.default_rng(5)
+    delta, end = rng.normal(size=(12, 3)), rng.random((12, 3))
+    terminated, truncated = end < 0.15, end > 0.85
+    slow = np.zeros((12, 3))
+    for t, e in np.ndindex(12, 3):
+        for k in range(t, 12):
+            slow[t, e] += (0.9 * 0.7) ** (k - t) * delta[k, e]
+            if terminated[k, e] or truncated[k, e]:
+                break
+    out = losses.advantages(*map(jnp.asarray, (delta, terminated, truncated)), 0.9, 0.7)
+    np.testing.assert_allclose(out, slow, rtol=1e-5, atol=1e-6)
+    assert terminated.any() and truncated.any()
+
+
+def test_advantages_at_the_limits():
+    """Decay 0 gives the TD errors, decay 1 with exact values of the return gives 0 everywhere."""
+    delta, no = jnp.array([[1.0], [-2.0], [3.0]]), jnp.zeros((3, 1), bool)
+    np.testing.assert_array_equal(losses.advantages(delta, no, no, 0.9, 0.0), delta)
+    np.testing.assert_array_equal(losses.advantages(jnp.zeros((3, 1)), no, no, 0.9, 1.0), jnp.zeros((3, 1)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import norm
 
 from rljax import nets
 
@@ -207,3 +210,60 @@ def test_parameters_follow_x64():
         out, params = start(critic, jnp.zeros((1, 3)), jnp.zeros((1, 2)))
         image, conv = start(nets.Images(), jnp.zeros((1, 10, 10, 1)))
         assert {x.dtype for x in jax.tree.leaves((out, params, image, conv))} == {np.dtype("float64")}
+
+
+def clipped(mean, log_std, action):
+    """The log-probability of actions of the clipped Gaussian."""
+    return nets.CLIPPED_GAUSSIAN.log_prob((jnp.asarray(mean), jnp.asarray(log_std)), jnp.asarray(action))
+
+
+def test_clipped_gaussian_is_a_density_and_two_masses():
+    """Against scipy, dimension by dimension; density and masses sum to 1."""
+    mean, log_std = np.array([0.3, -0.9]), np.array([-0.5, 0.4])
+    for action in ([0.2, -0.7], [1.0, 0.1], [-1.0, 1.0], [-1.0, -1.0]):
+        each = [
+            norm.logpdf(a, m, np.exp(s))
+            if abs(a) < 1
+            else norm.logsf(1, m, np.exp(s))
+            if a > 0
+            else norm.logcdf(-1, m, np.exp(s))
+            for a, m, s in zip(action, mean, log_std, strict=True)
+        ]
+        np.testing.assert_allclose(clipped(mean, log_std, np.array(action)), sum(each), rtol=1e-5)
+    inside = np.linspace(-1, 1, 20_002)[1:-1, None]
+    probabilities = np.exp(np.asarray(clipped(mean[:1], log_std[:1], inside)))
+    masses = np.exp(np.asarray(clipped(mean[:1], log_std[:1], np.array([[-1.0], [1.0]]))))
+    assert abs(probabilities.sum() * 1e-4 + masses.sum() - 1) < 1e-3 and (masses > 0.01).all()
+
+
+def test_clipped_gaussian_samples_as_it_says():
+    """Shares on the bounds and the mean of the rest are those of the log-probabilities; the mode is the clipped mean."""
+    out = jnp.full((100_000, 1), 0.4), jnp.log(jnp.array([0.8]))
+    action = np.asarray(nets.CLIPPED_GAUSSIAN.sample(out, jax.random.key(0)))
+    for bound in (-1.0, 1.0):
+        assert abs((action == bound).mean() - np.exp(clipped([0.4], np.log([0.8]), [bound]))) < 5e-3
+    assert np.abs(action).max() == 1
+    np.testing.assert_array_equal(
+        nets.CLIPPED_GAUSSIAN.mode((jnp.array([0.4, 3.0]), out[1])), jnp.array([0.4, 1.0], jnp.float32)
+    )
+    np.testing.assert_allclose(nets.CLIPPED_GAUSSIAN.entropy(out)[0], norm(0.4, 0.8).entropy(), rtol=1e-5)
+
+
+def test_clipped_gaussian_has_finite_gradients_far_away():
+    """Means and actions on opposite bounds, with the smallest deviation that the network gives."""
+    for mean in (-1.0, 0.0, 1.0):
+        for action in (-1.0, -0.5, 1.0):
+            f = partial(lambda a, m, s: clipped(m[None], s[None], jnp.array([a])), action)
+            value, grads = jax.value_and_grad(f, (0, 1))(jnp.float32(mean), jnp.float32(-5.0))
+            assert np.isfinite(value) and np.isfinite(grads).all()
+
+
+def test_categorical_policy_is_the_softmax():
+    """Log-probabilities, entropy, mode and the shares of samples."""
+    out = jnp.log(jnp.array([0.2, 0.5, 0.3])) + 7
+    policy = nets.CATEGORICAL
+    np.testing.assert_allclose(policy.log_prob(jnp.tile(out, (3, 1)), jnp.arange(3)), np.log([0.2, 0.5, 0.3]), rtol=1e-5)
+    np.testing.assert_allclose(policy.entropy(out), -sum(p * np.log(p) for p in (0.2, 0.5, 0.3)), rtol=1e-5)
+    assert policy.mode(out) == 1
+    drawn = np.asarray(policy.sample(jnp.tile(out, (20_000, 1)), jax.random.key(0)))
+    np.testing.assert_allclose(np.bincount(drawn) / 20_000, [0.2, 0.5, 0.3], atol=0.015)

@@ -77,3 +77,9 @@ def test_multiplier_stays_positive():
     for _ in range(5):
         model, _ = optim.descend(optimizer, lambda x: (jnp.exp(x) * 2.0, None), model)
     assert 0 < jnp.exp(model.params) < 1e-3
+
+
+def test_linear_falls_to_zero_and_stays():
+    """By hand: 3 at the beginning, 0.75 after 3 of 4 steps, 0 from the fourth on; 1e12 steps are a constant in float32."""
+    np.testing.assert_allclose([optim.linear(3.0, 4)(jnp.int32(n)) for n in (0, 1, 3, 4, 9)], [3, 2.25, 0.75, 0, 0])
+    assert optim.linear(jnp.float32(3e-4), jnp.float32(1e12))(jnp.int32(10_000)) == jnp.float32(3e-4)

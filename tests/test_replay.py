@@ -243,3 +243,20 @@ def test_returns_of_new_experience(slots, failure):
             if failure is None or slots >= 2 * horizon:
                 np.testing.assert_allclose(extras.mc_return[rows % slots], expected[rows], rtol=1e-5, atol=1e-5)
     assert np.isfinite(np.asarray(extras.mc_return)).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_add_some_holds_what_a_deque_holds(seed):
+    """Rows that are chosen are appended in order, across several wrap-arounds; the others leave no trace."""
+    rng, slots, reference = np.random.default_rng(seed), 11, deque(maxlen=11)
+    ring, stored = replay.init({"x": jnp.zeros((1, 2))}, slots), jnp.int32(0)
+    add = jax.jit(replay.add_some)
+    for i in range(8):
+        rows = jnp.arange(20.0).reshape(5, 2, 2) + 100 * i
+        mask = rng.random((5, 2)) < 0.6
+        ring, stored = add(ring, {"x": rows}, jnp.asarray(mask), stored)
+        reference += list(np.asarray(rows)[mask])
+        held = ring["x"][(np.arange(int(stored) - len(reference), int(stored))) % slots, 0]
+        assert np.array_equal(held, reference)
+        drawn = replay.sample(ring, stored, jax.random.key(i), (500,))["x"]
+        assert {tuple(x) for x in np.asarray(drawn)} == {tuple(x) for x in reference}

@@ -82,6 +82,17 @@ def domain(env: str, data: Dataset | None) -> str:
     return ""
 
 
+def size(env: str) -> tuple[int, int]:
+    """``(horizon, number of actions)`` of the environment named ``env``; 1 for what it does not have, or is not known."""
+    from rljax import envs
+
+    try:
+        spec = envs.make(env).spec
+    except InputError:  # said where the environment is made
+        return 1, 1
+    return spec.horizon, getattr(spec.action, "n", 1)
+
+
 def normalized_rewards(data: Dataset | None) -> Reward:
     """Rewards times 1000 / (largest - smallest return), as in IQL's code; as they are if all returns are equal."""
     spread = 0.0 if data is None else float(data.returns.max() - data.returns.min())

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from rljax import normalize
 from rljax.agents.wsrl import Config
-from rljax.config import override
 from rljax.data import Dataset
 from rljax.experiments.presets import Preset, calql, cql, domain, task
 
@@ -17,9 +16,10 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
     found = Preset(Config(), steps=500_000, eval_every=20_000, reward=before.reward, before=("calql", before))
     match domain(env, data):
         case "pendulum" | "maze":
-            rates = {"actor_lr": 1e-3, "critic_lr": 1e-3, "alpha_lr": 1e-3}
-            small = Config(actor_width=64, critic_width=64, num_critics=4, batch_size=128, warmup=1_000)
-            return replace(found, config=override(small, rates), steps=10_000, eval_every=500)
+            small = Config(actor_lr=3e-4, alpha_lr=3e-4, actor_width=64, critic_width=64)
+            return replace(
+                found, config=replace(small, num_critics=4, batch_size=128, warmup=1_000), steps=10_000, eval_every=500
+            )
         case "antmaze":
             return replace(found, config=Config(critic_depth=4, num_actions=10), eval_episodes=100)
         case "locomotion":

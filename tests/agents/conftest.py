@@ -234,5 +234,5 @@ def close(tree: Any, expected: Any) -> None:
 @pytest.fixture(scope="session")
 def reference() -> SimpleNamespace:
     """Adam, networks, a policy and a minimum in numpy, for slow references in float64."""
-    parts = (learner, adam, mlp, policy, normal, member, smaller, critics, draw_batch, follows, close)
+    parts = (learner, adam, gradient, mlp, policy, normal, member, smaller, critics, draw_batch, follows, close)
     return SimpleNamespace(**{part.__name__: part for part in parts})

@@ -1,6 +1,6 @@
 """Every agent learns the exact values and the best actions of problems that isolate one ability each.
 
-"sac+hl_gauss" is SAC with that head.
+"sac+hl_gauss" is SAC with that head, "ppo+discrete" PPO with discrete actions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax import agents, heads, loops, replay
+from rljax import agents, heads, loops, nets, replay
 from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
-CLONES = {"bc", "bc_discrete"}  # they learn no values
-NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - CLONES)
+OTHERS = {"bc", "bc_discrete", "gorp", "sqirl"}  # learn no values, or those of each step of an episode
+NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - OTHERS)
 HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != "scalar"]
+HEADED += ["ppo+discrete"]
 QUICK = {"sac+hl_gauss"}  # in the default suite
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
 SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
@@ -60,17 +61,28 @@ FEWER = {  # critics and steps than by default
     "moorl": {"inner_steps": 2, "inner_batches": 2},
 }
 RECORDED = 2_000  # env steps
+ROLLOUTS = {  # what agents that learn from rollouts take instead
+    "lr": 3e-3,
+    "discount": DISCOUNT,
+    "entropy": 0.0,
+    "actor_width": 32,
+    "actor_depth": 1,
+    "critic_width": 32,
+    "rollout": 16,
+}
+ENVS, COARSE_ROLLOUTS, FINE_ROLLOUTS = 8, 150, 100
 
 
 class Learned(NamedTuple):
     """What an agent learned on all probes: numpy arrays with leading axes [probe, seed].
 
-    ``q`` [critic, state, choice] at ``choices`` [choice, ...], ``mode`` [state, ...].
+    ``q`` [critic, state, choice] at ``choices`` [choice, ...], ``mode`` [state, ...]; of an agent that learns only V, which
+    should become that of the best actions, V as the only choice.
     """
 
     spec: Spec
     q: np.ndarray
-    choices: np.ndarray
+    choices: np.ndarray | None
     mode: np.ndarray
     alive: np.ndarray
     slack: float  # how far modes may be from the best actions, and values from theirs: more with bins, which are 0.5 wide
@@ -79,25 +91,27 @@ class Learned(NamedTuple):
 def learn(name, probes):
     """Train ``name`` on all probes with all seeds as one batch axis, through `loops.run`."""
     name, _, head = name.partition("+")
+    given, head = (probes.discrete, "") if head == "discrete" else (probes.continuous, head)
     module = importlib.import_module(f"rljax.agents.{name}")
     try:
-        module.check(module.Config(), spec := probes.continuous)
+        module.check(module.Config(), spec := given)
     except InputError:
         spec = probes.discrete
     fields = {f.name for f in dataclasses.fields(module.Config)}
-    offline = "warmup" not in fields
-    settings = (CONFIG | OFFLINE if offline else CONFIG) | FEWER.get(name, {})
+    rollouts, offline = hasattr(module, "loop"), "warmup" not in fields
+    settings = ROLLOUTS if rollouts else (CONFIG | OFFLINE if offline else CONFIG) | FEWER.get(name, {})
     if head:
         settings = settings | dict.fromkeys(("head", "value_head"), override(heads.HEADS[head], SUPPORT))
     config = override(module.Config(), {name: value for name, value in settings.items() if name in fields})
-    lengths = [PATIENCE.get(head, 1) * n for n in ((2 * COARSE, 2 * FINE) if offline else (COARSE, FINE))]
-    state, alive = (learn_offline if offline else learn_online)(module, config, spec, probes, *lengths)
+    lengths = (COARSE_ROLLOUTS, FINE_ROLLOUTS) if rollouts else (2 * COARSE, 2 * FINE) if offline else (COARSE, FINE)
+    kind = learn_from_rollouts if rollouts else learn_offline if offline else learn_online
+    state, alive = kind(module, config, spec, probes, *(PATIENCE.get(head, 1) * n for n in lengths))
     obs = jnp.eye(spec.obs.shape[0])
     choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
     q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
     mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
     q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
-    return Learned(spec, q, np.asarray(choices), mode, alive, 0.1 if head else 0.05)
+    return Learned(spec, q, None if rollouts else np.asarray(choices), mode, alive, 0.1 if head else 0.05)
 
 
 def learn_online(module, config, spec, probes, coarse_steps, fine_steps):
@@ -146,9 +160,27 @@ def learn_offline(module, config, spec, probes, coarse_steps, fine_steps):
     return state, alive
 
 
+def learn_from_rollouts(module, config, spec, probes, coarse, fine):
+    """``(state, alive)`` after two phases of learning, through `loops.on_policy` in ENVS copies of each env."""
+    num = len(probes.all) * SEEDS
+    tables = jax.tree.map(lambda *x: jnp.repeat(jnp.stack(x), SEEDS, 0), *probes.all.values())
+
+    def loop(row):
+        config, probe = row
+        return loops.on_policy(module.make(spec, config), probes.make(spec, probe).resize(ENVS))
+
+    run = jax.jit(loops.run, static_argnums=0)
+    keys = jax.random.split(jax.random.key(0), num)
+    rows = [(stack([c] * num), tables) for c in (config, finer(config))]
+    state = jax.jit(lambda x: jax.lax.map(lambda x: loop(x[0]).init(x[1]), x))((rows[0], keys))
+    state, alive, _ = run(loop, rows[0], state, jnp.ones(num, bool), 0, coarse, ())
+    state, alive, _ = run(loop, rows[1], state, alive, coarse, fine, ())
+    return state, alive
+
+
 def finer(config):
     """``config`` with a tenth of its step sizes."""
-    names = [f.name for f in dataclasses.fields(config) if f.name in ("actor_lr", "critic_lr", "value_lr")]
+    names = [f.name for f in dataclasses.fields(config) if f.name in ("actor_lr", "critic_lr", "value_lr", "lr")]
     return override(config, {name: 3e-4 for name in names})
 
 
@@ -170,7 +202,11 @@ def record(module, env, spec, key):
 
 
 def values(module, config, discrete, obs, choices, state):
-    """Q [critic, state, choice] of an actor-critic state."""
+    """Q [critic, state, choice] of an actor-critic state, or V of one that has no Q."""
+    if hasattr(module, "loop"):
+        policy = nets.CATEGORICAL if discrete else nets.CLIPPED_GAUSSIAN
+        net = module.networks(config, policy, len(choices) if discrete else choices.shape[-1])
+        return net.head.value(net.critic.apply(state.networks.params["critic"], obs))[None, :, None]
     net = module.networks(config, len(choices) if discrete else choices.shape[-1])
     if discrete:
         return net.head.value(net.critic.apply(state.critic.params, obs))
@@ -188,8 +224,11 @@ def learned(request, probes):
     def of(name):
         at, p = list(probes.all).index(name), probes.all[name]
         states, value = probes.visited(p), probes.optimal(p, DISCOUNT)
-        rewards = [[probes.reward(result.spec, p, s, a) for a in result.choices] for s in states]
-        exact = np.array(rewards) + DISCOUNT * np.where(p.end, 0.0, value[p.to])[states, None]
+        if result.choices is None:
+            exact = value[states, None]
+        else:
+            rewards = [[probes.reward(result.spec, p, s, a) for a in result.choices] for s in states]
+            exact = np.array(rewards) + DISCOUNT * np.where(p.end, 0.0, value[p.to])[states, None]
         best = np.asarray(probes.index(p.best)) if result.spec is probes.discrete else p.best[:, None]
         return result.q[at][:, :, states], exact, result.mode[at][:, states], best[states], result.slack
 
@@ -204,7 +243,7 @@ def told(name, q, exact):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"calql", "cql", "iql", "moorl", "rlpd", "sac", "sac_discrete", "td3_bc", "wsrl"} <= set(NAMES)
+    assert {"calql", "cql", "iql", "moorl", "ppo", "rlpd", "sac", "sac_discrete", "td3_bc", "wsrl"} <= set(NAMES)
 
 
 def test_a_time_limit_does_not_end_the_value(learned):
