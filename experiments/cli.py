@@ -30,6 +30,7 @@ USAGE = """usage: rljax COMMAND ...
   collect ENV          make data sets with random and trained policies, or mix those there are
   show RUN             print a run's table and draw its curve.png
   play RUN             let a trained agent act, and draw the first episode
+  horizon FILE         say how hard exploration is in a finite MDP, or estimate it for an environment
 
 rljax COMMAND --help lists the options of a command, and rljax train AGENT --help the agent's config.
 """
@@ -127,7 +128,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {f.__name__: f for f in (train, finetune, agents, envs, data, collect, show, play)}
+    commands = {f.__name__: f for f in (train, finetune, agents, envs, data, collect, show, play, horizon)}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -300,6 +301,13 @@ def play(args: list[str]) -> int:
     else:
         print(f"seed {numbers['seed']}: returns {' '.join(f'{x:.1f}' for x in numbers['returns'])}; drawn in {path}")
     return 0
+
+
+def horizon(args: list[str]) -> int:
+    """``rljax horizon``."""
+    from rljax.experiments import horizon as analysing
+
+    return analysing.horizon(args)
 
 
 def agent_names() -> list[str]:

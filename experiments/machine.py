@@ -44,6 +44,12 @@ def require_memory(replay: int, rest: int, data: int, say: Callable[[str], None]
             )
 
 
+def require_free(need: int, what: str, advice: str) -> None:
+    """Raise `InputError`, with the bytes needed and free and the ``advice``, unless ``need`` bytes of memory are free."""
+    if need > _free_bytes():
+        raise InputError(f"{what} needs {size(need)} of memory and {size(_free_bytes())} are free: {advice}")
+
+
 def size(num_bytes: float) -> str:
     """``num_bytes`` for people, such as "1.5 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -56,7 +56,7 @@ def checked(mdp: MDP) -> MDP:
 
 
 def reachable(mdp: MDP, steps: int | None = None) -> np.ndarray:
-    """bool [S]: the states that some actions lead to within ``steps`` steps, or in any number of them."""
+    """Bool [S]: the states that some actions lead to within ``steps`` steps, or in any number of them."""
     found = np.arange(len(mdp.successor)) == 0
     new, count = np.flatnonzero(found), 0
     while new.size and (steps is None or count < steps):
@@ -103,7 +103,8 @@ def sticky(mdp: MDP, p: float) -> MDP:
     first = leads_to[:1], mdp.probability[:1], mdp.reward[:1]
     nothing = np.full_like(leads_to[:1], -1), np.zeros_like(mdp.probability[:1]), np.zeros_like(mdp.reward[:1])
     start = [np.concatenate(x, -1) for x in zip(first, nothing, strict=True)]
-    return MDP(*(np.concatenate(x) for x in zip(start, lifted, strict=True)), mdp.horizon)
+    successor, probability, reward = (np.concatenate(x) for x in zip(start, lifted, strict=True))
+    return MDP(successor, probability, reward, mdp.horizon)
 
 
 def sticky_states(mdp: MDP) -> int:

@@ -26,7 +26,12 @@ CORE = (
 )
 LEVEL = {f"rljax.{name}": level for level, names in enumerate(CORE) for name in names}
 LIBRARIES = {"jax", "flax", "optax", "distrax", "chex", "numpy"}
-EXTRA_LIBRARIES = {"rljax.statistics": {"scipy"}, "rljax.store": {"orbax"}, "rljax.data": {"h5py", "minari", "gymnasium"}}
+EXTRA_LIBRARIES = {
+    "rljax.statistics": {"scipy"},
+    "rljax.store": {"orbax"},
+    "rljax.data": {"h5py", "minari", "gymnasium"},
+    "rljax.horizon": {"scipy"},
+}
 FILES = {"io", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "urllib"}
 CONTAINERS = {"Counter", "OrderedDict", "bytearray", "defaultdict", "deque", "dict", "list", "set"}
 RUNS = (ast.Expr, ast.For, ast.While, ast.With, ast.Try, ast.AugAssign, ast.Delete)

@@ -78,7 +78,7 @@ def find(source: str | Path) -> Path:
 
 
 def _from_hdf5(path: Path) -> Dataset:
-    with _reading(path), h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         if any(re.fullmatch(r"episode_\d+", key) for key in file):
             return _from_minari(path, file)
         arrays = {key: _array(path, file, key) for key in file if isinstance(file[key], h5py.Dataset) and _wanted(key)}
@@ -100,7 +100,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> Arrays:
         InputError: if the file is damaged, or one of these arrays holds Python objects.
     """
     arrays = {}
-    with _reading(path), np.load(path, allow_pickle=False) as file:
+    with reading(path), np.load(path, allow_pickle=False) as file:
         for key in filter(wanted, file.files):
             try:
                 arrays[key] = file[key]
@@ -296,7 +296,7 @@ def _check_ends(path: Path, terminated: np.ndarray, timeout: np.ndarray, key: st
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """What h5py and numpy raise on a damaged file becomes one sentence."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rljax.base import InputError
-from rljax.data.files import Arrays, read_npz
+from rljax.data.files import Arrays, read_npz, reading
 from rljax.mdp import MDP, checked, deterministic
 
 BRIDGE = ("transitions", "rewards")
@@ -78,6 +78,25 @@ def save(path: str | Path, mdp: MDP) -> None:
     if Path(path).suffix != ".npz":
         raise InputError(f"the name of an MDP's file must end in .npz, got {path}")
     np.savez_compressed(path, **checked(mdp)._asdict())
+
+
+def read_policy(path: str | Path) -> np.ndarray:
+    """The array in an npy file, such as an exploration policy [T, S, A].
+
+    Raises:
+        InputError: if the file is missing, damaged, of another format, or holds no numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is a folder" if path.is_dir() else f"there is no file {path}")
+    with reading(path), path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise InputError(f"{path} is no npy file")
+        file.seek(0)
+        found = np.lib.format.read_array(file, allow_pickle=False)
+    if found.dtype.kind not in "iuf":
+        raise InputError(f"{path} holds {found.dtype}, not numbers")
+    return found
 
 
 def _horizon(path: Path, arrays: Arrays) -> int:

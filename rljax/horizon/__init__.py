@@ -13,7 +13,7 @@ from rljax.horizon.sample import Estimate, estimate
 from rljax.horizon.tables import Analysis, Bound, Occupancy
 from rljax.mdp import MDP
 
-__all__ = ["Analysis", "Bound", "Estimate", "GorpBound", "Occupancy", "analyze", "estimate", "gorp_bounds"]
+__all__ = ["Analysis", "Bound", "Estimate", "GorpBound", "Occupancy", "analyze", "estimate", "gorp_bounds", "memory"]
 
 SMALL = 2_000_000  # entries of a table [T, S, A, K] for which plain numpy is faster than compiling
 
@@ -43,3 +43,10 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
     """
     version = tables if mdp.successor.size * mdp.horizon <= SMALL else sweeps
     return version.analyze(mdp, policy, max_greedy)
+
+
+def memory(mdp: MDP) -> int:
+    """About how many bytes `analyze` needs beside ``mdp``."""
+    states, actions, outcomes = mdp.successor.shape
+    table, pairs = mdp.horizon * states, states * actions * outcomes
+    return 100 * table * actions if mdp.horizon * pairs <= SMALL else 40 * table + 150 * pairs

@@ -41,7 +41,7 @@ class _Rows(NamedTuple):
     """States of one step with the sequences from each, equal ones grouped: [N] states, [N, G] groups, [N, A^k] sequences.
 
     ``q``, ``best`` and ``worst`` are the sequence's return if the exploration, the best and the worst policy goes on; ``var``
-    and ``third`` the variance and third absolute moment of the first. ``count`` is 0 where a state has fewer groups.
+    and ``third`` the variance and third absolute moment of the first. ``copies`` is 0 where a state has fewer groups.
     """
 
     state: np.ndarray
@@ -50,7 +50,7 @@ class _Rows(NamedTuple):
     worst: np.ndarray
     var: np.ndarray
     third: np.ndarray
-    count: np.ndarray
+    copies: np.ndarray
     group: np.ndarray
 
 
@@ -171,7 +171,8 @@ def _rows(mdp: MDP, values: Values, moments: np.ndarray | None, here: np.ndarray
     for i, (params, _, counts) in enumerate(parts):
         table[i], table[i, : len(params)], count[i, : len(params)] = params[0], params, counts
     group = np.array([inverse.ravel() for _, inverse, _ in parts]).reshape(len(here), sequences.shape[1])
-    return _Rows(here, *np.moveaxis(table, -1, 0), count, group)
+    q, best, worst, var, third = np.moveaxis(table, -1, 0)
+    return _Rows(here, q, best, worst, var, third, count, group)
 
 
 def _sequences(mdp: MDP, values: Values, moments: np.ndarray | None, here: np.ndarray, t: int, k: int) -> np.ndarray:
@@ -247,7 +248,7 @@ def _worst_case(rows: _Rows, of_action: np.ndarray, k: int, m: int, binomial: bo
 
 
 def _most_failure(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """max over p of Σ p·value [N], for low <= p <= high with Σ p = 1: what is free goes where the value is greatest."""
+    """Max over p of Σ p·value [N], for low <= p <= high with Σ p = 1: what is free goes where the value is greatest."""
     order = np.argsort(-value, 1, kind="stable")
     value, low, high = (np.take_along_axis(x, order, 1) for x in (value, low, high))
     room, free = np.maximum(high - low, 0), np.maximum(1 - low.sum(1, keepdims=True), 0)
@@ -280,13 +281,13 @@ def _bernstein(rows: _Rows, m: int) -> tuple[np.ndarray, np.ndarray]:
 
     upper = (rows.q[..., None] + quantile(1 - levels))[..., None]
     lower = (rows.q[..., None] - quantile(levels - QUANTILES[1]))[..., None]
-    high = _of_others(rows.count, tail(_facing(rows.q) - upper))
-    low = _of_others(rows.count, 1 - tail(lower - _facing(rows.q)))
+    high = _of_others(rows.copies, tail(_facing(rows.q) - upper))
+    low = _of_others(rows.copies, 1 - tail(lower - _facing(rows.q)))
     return (low * QUANTILES[1]).sum(-1), (high * QUANTILES[1]).sum(-1)
 
 
 def _bennett(rows: _Rows, m: int) -> tuple[np.ndarray, np.ndarray]:
-    width, real = rows.best - rows.worst, rows.count > 0
+    width, real = rows.best - rows.worst, rows.copies > 0
     top = np.where(real, rows.q, -np.inf).max(1, keepdims=True)
     second = np.where(real & (rows.q < top - PRECISION), rows.q, -np.inf).max(1, keepdims=True)
     threshold = (top + second) / 2
@@ -297,7 +298,7 @@ def _bennett(rows: _Rows, m: int) -> tuple[np.ndarray, np.ndarray]:
         return np.where(t <= 0, 1.0, np.where(var == 0, 0.0, found))
 
     below = tail((rows.q - rows.worst) * width, rows.q - threshold)
-    all_below = np.where(rows.q == top, below**rows.count, 1.0).prod(1, keepdims=True)
+    all_below = np.where(rows.q == top, below**rows.copies, 1.0).prod(1, keepdims=True)
     above = tail((rows.q - rows.worst) * (rows.best - rows.q), threshold - rows.q)
     high = np.where(np.isneginf(second), 1.0, 1 - (1 - above) * (1 - all_below))
     return np.zeros_like(high), high
@@ -315,8 +316,8 @@ def _berry_esseen(rows: _Rows, m: int) -> tuple[np.ndarray, np.ndarray]:
     e = error[..., None]
     upper = _normal_quantile(rows.q, std, np.minimum(1, QUANTILES[1:] + e))[..., None]
     lower = _normal_quantile(rows.q, std, np.maximum(0, QUANTILES[1:] - QUANTILES[1] - e))[..., None]
-    high = _of_others(rows.count, np.minimum(1, normal(upper) + _facing(error)))
-    low = _of_others(rows.count, np.maximum(0, normal(lower - 1e-8) - _facing(error)))
+    high = _of_others(rows.copies, np.minimum(1, normal(upper) + _facing(error)))
+    low = _of_others(rows.copies, np.maximum(0, normal(lower - 1e-8) - _facing(error)))
     return (low * QUANTILES[1]).sum(-1), (high * QUANTILES[1]).sum(-1)
 
 
@@ -336,8 +337,8 @@ def _binomial(rows: _Rows, m: int) -> tuple[np.ndarray, np.ndarray]:
     lower, upper = edges[..., :-1], edges[..., 1:]
     inside = bdtr(upper, m, p[..., None]) - bdtr(lower, m, p[..., None])
     others = _facing(p)
-    high = inside * _of_others(rows.count, bdtr(upper[..., None], m, others))
-    low = inside * _of_others(rows.count, bdtr(lower[..., None], m, others))
+    high = inside * _of_others(rows.copies, bdtr(upper[..., None], m, others))
+    low = inside * _of_others(rows.copies, bdtr(lower[..., None], m, others))
     return low.sum(-1), high.sum(-1)
 
 

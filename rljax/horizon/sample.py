@@ -61,14 +61,14 @@ def estimate(env: Env, key: jax.Array, ks: tuple[int, ...] = (1, 2, 3), episodes
     if env.spec.action.n ** max(ks) * episodes > LANES:
         most = f"A^k = {env.spec.action.n}^{max(ks)} sequences times {episodes} episodes"
         raise InputError(f"{most} are more than {LANES} episodes at once: lower k or the number of episodes")
-    return [
-        _estimate(env, k, episodes, min(steps, env.spec.horizon), key) for k, key in zip(ks, jax.random.split(key, len(ks)))
-    ]
+    keys = jax.random.split(key, len(ks))
+    return [_estimate(env, k, episodes, min(steps, env.spec.horizon), key_k) for k, key_k in zip(ks, keys, strict=True)]
 
 
 def _estimate(env: Env, k: int, episodes: int, steps: int, key: jax.Array) -> Estimate:
     num_actions, horizon = env.spec.action.n, env.spec.horizon
-    prefix, hardest, one_start = np.zeros(horizon, np.int32), (), True
+    prefix, one_start = np.zeros(horizon, np.int32), True
+    hardest: tuple[Any, ...] = ()
     play = jax.jit(functools.partial(_returns, env.resize(num_actions**k * episodes), k, episodes))
     chosen: list[int] = []
     for t, key_t in enumerate(jax.random.split(key, steps)):

@@ -3,7 +3,8 @@
 Let V^k = max_a Q^{k-1}, and V^1 the exploration policy's V, so that Q^k at step t looks one step ahead at V^k at t + 1. Then
 V^{k+1} at t comes from V^k at t + 1, and the sum τ = t + k - 1 stays: it is the step from which V^k leaves the rest to the
 exploration policy. So one column for each τ < T is kept, and moved on in place from k to k + 1; for τ >= T, V^k is optimal.
-Columns lie side by side in blocks, [S + 1, about 32]: what one successor costs to find then serves all of them. The window
+Columns lie side by side in blocks, [S + 1, columns]: what one successor costs to find then serves all of them; two make one
+complex number, since XLA's gather takes its time per number. The window
 needs no columns, for its V^k at t is that of an optimal policy with min(k - 1, T - t) steps to go.
 
 Q is looked up where it is asked for: in the states that greedy policies reach. State S is the end of the episode.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,24 +26,30 @@ from rljax.horizon.tables import PRECISION, Analysis, Bound, Occupancy
 from rljax.mdp import MDP, reachable
 
 UNROLLED = 64  # gathers that are written out in a program; more of them are a loop
-COLUMNS = 32  # of a block, at most
+COLUMNS = 24  # of a block, at most; an even number
 
 
-class Model(NamedTuple):
-    """An `MDP` for gathers: [A, K, S + 1], with the end of the episode as state S; ``count`` [S + 1] is A everywhere.
+class Outcomes(NamedTuple):
+    """What actions lead to, [A, K, S + 1], of which the last is the end; without a leading axis, of one action.
 
-    ``zero`` [A] are integers that the compiler does not know, see `_times`.
+    ``probability`` is None if K is 1. ``zero`` [A] are integers that the compiler does not know, see `_times`.
     """
 
     successor: jax.Array
     probability: jax.Array | None
     reward: jax.Array
     zero: jax.Array
-    count: jax.Array
+
+
+class Model(NamedTuple):
+    """An `MDP` for gathers; ``num_actions`` [S + 1] is A everywhere."""
+
+    outcomes: Outcomes
+    num_actions: jax.Array
 
 
 class Sweeps(NamedTuple):
-    """What value iteration leaves: rows [S + 1], and blocks of columns [S + 1, columns].
+    """What value iteration leaves: rows [S + 1], and blocks of columns, complex [S + 1, columns / 2].
 
     ``optimal[t]`` is V* at step t, ``steps[j]`` the V of a best policy with j steps to go, as backups give it (the last digit
     may differ from V*). ``matters[t]``, bool [S], is where the best and the worst policy differ. ``value`` holds V^k and
@@ -81,7 +88,7 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
         optimal_return=start[0],
         exploration_return=start[1],
         worst_return=sweeps.worst_return,
-        k_min=search.k_min,
+        k_min=search.k_min or mdp.horizon,
         epw=epw,
         effective_horizon=search.effective_horizon if tables.is_deterministic(mdp) else None,
         bounds=search.bounds,
@@ -104,9 +111,8 @@ def to_model(mdp: MDP) -> Model:
 
     successor = turned(np.where(mdp.successor < 0, states, mdp.successor), states)
     probability = None if tables.is_deterministic(mdp) else turned(mdp.probability, 0)
-    return Model(
-        successor, probability, turned(mdp.reward, 0), jnp.zeros(actions, jnp.int64), jnp.full(states + 1, float(actions))
-    )
+    outcomes = Outcomes(successor, probability, turned(mdp.reward, 0), jnp.zeros(actions, jnp.int64))
+    return Model(outcomes, jnp.full(states + 1, float(actions)))
 
 
 def _at(row: jax.Array, where: jax.Array) -> jax.Array:
@@ -119,44 +125,51 @@ def _times(zero: jax.Array, p: jax.Array, x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, jnp.float64)
 
 
-def _parts(outcome: Model, v: jax.Array) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Probability, reward and V of each outcome of one action, to be multiplied with ``v`` [S + 1] or [S + 1, columns]."""
-    shape = (-1, *(1,) * (v.ndim - 1))
-    for s, p, r in zip(outcome.successor, outcome.probability, outcome.reward, strict=True):
-        yield p.reshape(shape), r.reshape(shape), _at(v, s)
+def _after(outcome: Outcomes, v: jax.Array) -> list[jax.Array]:
+    """What ``v`` [S + 1, ...] is after each outcome of one action, whose ``outcome`` is [K, S + 1]."""
+    return [_at(v, s) for s in outcome.successor]
 
 
-def _lookup(outcome: Model, v: jax.Array) -> jax.Array:
-    """`tables.lookup` for one action, whose ``outcome`` is [K, S + 1]; shaped as ``v``, [S + 1] or [S + 1, columns]."""
-    if outcome.probability is None:
-        return outcome.reward[0].reshape(-1, *(1,) * (v.ndim - 1)) + _at(v, outcome.successor[0])
-    q = jnp.zeros_like(v)
-    for p, r, after in _parts(outcome, v):
-        q = q + _times(outcome.zero, p, r)
-        q = q + _times(outcome.zero, p, after)
+def _lookup(outcome: Outcomes, after: list[jax.Array]) -> jax.Array:
+    """`tables.lookup` for one action; shaped as each of ``after``, [S + 1] or [S + 1, columns]."""
+    p, r = _beside(outcome, after[0])
+    if p is None:
+        return r[0] + after[0]
+    q = jnp.zeros_like(after[0])
+    for p_k, r_k, after_k in zip(p, r, after, strict=True):
+        q = q + _times(outcome.zero, p_k, r_k)
+        q = q + _times(outcome.zero, p_k, after_k)
     return q
 
 
-def _back_up(outcome: Model, v: jax.Array) -> jax.Array:
+def _back_up(outcome: Outcomes, after: list[jax.Array]) -> jax.Array:
     """`tables.back_up` for one action."""
-    if outcome.probability is None:
-        return _lookup(outcome, v)
-    q = jnp.zeros_like(v)
-    for p, r, after in _parts(outcome, v):
-        q = q + _times(outcome.zero, p, r + after)
+    p, r = _beside(outcome, after[0])
+    if p is None:
+        return r[0] + after[0]
+    q = jnp.zeros_like(after[0])
+    for p_k, r_k, after_k in zip(p, r, after, strict=True):
+        q = q + _times(outcome.zero, p_k, r_k + after_k)
     return q
 
 
-def _pass_on(outcome: Model, v: jax.Array) -> jax.Array:
+def _pass_on(outcome: Outcomes, after: list[jax.Array]) -> jax.Array:
     """The variance bound of the next step, for a deterministic action."""
-    return _at(v, outcome.successor[0])
+    return after[0]
 
 
-def _fold(model: Model, extra: Any, step: Callable[[Any, tuple[Model, Any]], Any], start: Any) -> Any:
+def _beside(outcome: Outcomes, x: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+    """Probabilities and rewards [K, S + 1, ...] that broadcast against ``x``."""
+    shape = (*outcome.reward.shape, *(1,) * (x.ndim - 1))
+    p = outcome.probability
+    return None if p is None else p.reshape(shape), outcome.reward.reshape(shape)
+
+
+def _fold(model: Model, extra: Any, step: Callable[[Any, tuple[Outcomes, Any]], Any], start: Any) -> Any:
     """``step(carry, (outcome, extra))`` over the actions in their order; ``extra`` has a leading axis A, or is None."""
-    actions, outcomes, _ = model.successor.shape
-    parts = (model._replace(count=None), extra)
-    if actions * outcomes > UNROLLED:
+    actions, branches, _ = model.outcomes.successor.shape
+    parts = (model.outcomes, extra)
+    if actions * branches > UNROLLED:
         return jax.lax.scan(lambda carry, part: (step(carry, part), None), start, parts)[0]
     for a in range(actions):
         start = step(start, jax.tree.map(lambda x, a=a: x[a], parts))
@@ -170,22 +183,32 @@ def _values(model: Model, ahead: tuple[jax.Array, ...], policy: jax.Array | None
     def step(carry: tuple, part: tuple) -> tuple:
         total, best, worst, var = carry
         outcome, chance = part
-        q, top, low = (_lookup(outcome, row) for row in ahead)
+        after = _after(outcome, both)
+        q, top = (_lookup(outcome, [plane(x) for x in after]) for plane in (jnp.real, jnp.imag))
+        low = _lookup(outcome, _after(outcome, ahead[2]))
         total = total + (q if chance is None else _times(outcome.zero, chance, q))
         return total, jnp.maximum(best, top), jnp.minimum(worst, low), jnp.maximum(var, (q - low) * (top - low))
 
-    zero = jnp.zeros_like(ahead[0])
+    both, zero = jax.lax.complex(ahead[0], ahead[1]), jnp.zeros_like(ahead[0])
     start = (zero, zero - jnp.inf, zero + jnp.inf, zero)
     total, best, worst, var = _fold(model, policy, step, start)
-    mean = total / model.count if policy is None else total
+    mean = total / model.num_actions if policy is None else total
     return (jnp.maximum(jnp.minimum(mean, best), worst), best, worst), var, best - worst >= PRECISION
 
 
 @functools.partial(jax.jit, static_argnames="q_of", donate_argnames="memory", keep_unused=True)
 def _best(model: Model, v: jax.Array, q_of: Callable, memory: jax.Array | None = None) -> jax.Array:
-    """max_a Q of ``v``, [S + 1] or [S + 1, columns], written over ``memory`` of the same shape."""
-    start = jnp.full_like(v, -jnp.inf)
-    return _fold(model, None, lambda top, part: jnp.maximum(top, q_of(part[0], v)), start)
+    """max_a Q of ``v``, real [S + 1] or complex [S + 1, columns / 2], written over ``memory`` of the same shape."""
+    planes = (jnp.real, jnp.imag) if jnp.iscomplexobj(v) else (jnp.asarray,)
+
+    def step(tops: tuple, part: tuple) -> tuple:
+        outcome = part[0]
+        after = _after(outcome, v)
+        q = [q_of(outcome, [plane(x) for x in after]) for plane in planes]
+        return tuple(map(jnp.maximum, tops, q))
+
+    tops = _fold(model, None, step, tuple(jnp.full(v.shape, -jnp.inf) for _ in planes))
+    return jax.lax.complex(*tops) if len(tops) == 2 else tops[0]
 
 
 @functools.partial(jax.jit, static_argnames="q_of")
@@ -194,16 +217,18 @@ def _worst_greedy(model: Model, ahead: jax.Array, value: jax.Array, q_of: Callab
 
     def step(carry: tuple, part: tuple) -> tuple:
         (top, least), (outcome, _) = carry, part
-        q, worth = q_of(outcome, ahead), _lookup(outcome, value)
+        after = _after(outcome, both)
+        q, worth = q_of(outcome, [x.real for x in after]), _lookup(outcome, [x.imag for x in after])
         tied = jnp.minimum(least, worth)
         return jnp.maximum(top, q), jnp.where(q > top, worth, jnp.where(q == top, tied, least))
 
+    both = jax.lax.complex(ahead, value)
     start = (jnp.full_like(ahead, -jnp.inf), jnp.full_like(ahead, jnp.inf))
     return _fold(model, None, step, start)[1]
 
 
 def _value_iteration(model: Model, horizon: int, policy: np.ndarray | None) -> Sweeps:
-    end = jnp.zeros_like(model.count)
+    end = jnp.zeros_like(model.num_actions)
     ahead, columns = (end, end, end), _columns(horizon)
     optimal, steps, matters, value, var = [end], [end], [], [], []
     explored, spread = [end] * (-horizon % columns), [end] * (-horizon % columns)
@@ -211,26 +236,31 @@ def _value_iteration(model: Model, horizon: int, policy: np.ndarray | None) -> S
         chances = None if policy is None else jnp.asarray(np.append(policy[t], np.zeros_like(policy[t, :1]), 0).T)
         ahead, row, differ = _values(model, ahead, chances)
         optimal.append(ahead[1])
-        steps.append(ahead[1] if model.probability is None else _best(model, steps[-1], _back_up))
+        steps.append(ahead[1] if model.outcomes.probability is None else _best(model, steps[-1], _back_up))
         matters.append(np.asarray(differ)[:-1])
         explored.append(ahead[0])
         spread.append(row)
         if t % columns == 0:
-            value.append(jnp.stack(explored[::-1], -1))
-            var.append(jnp.stack(spread[::-1], -1) if model.probability is None else None)
+            value.append(_block(explored[::-1]))
+            var.append(_block(spread[::-1]) if model.outcomes.probability is None else None)
             explored, spread = [], []
     return Sweeps(optimal[::-1], steps, matters[::-1], value[::-1], var[::-1], float(ahead[2][0]))
 
 
+@jax.jit
+def _block(rows: list[jax.Array]) -> jax.Array:
+    return jax.lax.complex(jnp.stack(rows[::2], -1), jnp.stack(rows[1::2], -1))
+
+
 def _columns(horizon: int) -> int:
     """How many columns a block has."""
-    return -(-horizon // -(-horizon // COLUMNS))
+    return min(COLUMNS, horizon + horizon % 2)
 
 
 def _column(blocks: list[Any], tau: int, horizon: int) -> np.ndarray:
     """Column ``tau`` [S + 1], a view."""
     block, i = divmod(tau, _columns(horizon))
-    return np.asarray(blocks[block])[:, i]
+    return np.asarray(blocks[block]).view(np.float64)[:, i]
 
 
 def _ahead(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
@@ -255,7 +285,8 @@ def _occupancy(mdp: MDP, policy: np.ndarray | None, sweeps: Sweeps) -> tuple[Occ
     states, actions, _ = mdp.successor.shape
     most, total = np.zeros(states), np.zeros(states)
     most_taken, total_taken = np.zeros((states, actions)), np.zeros((states, actions))
-    here, means = np.append(np.arange(states) == 0, False).astype(np.float64), np.zeros((mdp.horizon, 2))
+    here: np.ndarray = np.append(np.arange(states) == 0, False).astype(np.float64)
+    means = np.zeros((mdp.horizon, 2))
     target = np.where(mdp.successor < 0, states, mdp.successor)
     for t in range(mdp.horizon):
         seen = here[:-1]
@@ -308,7 +339,7 @@ def _search(mdp: MDP, model: Model, sweeps: Sweeps, max_greedy: int) -> _Search:
 def _with_gap(found: _Search, k: int, gap: float | None, model: Model) -> _Search:
     if gap is None:
         return found
-    h = tables.stochastic_bound(k, gap, model.successor.shape[0])
+    h = tables.stochastic_bound(k, gap, model.outcomes.successor.shape[0])
     if h < found.stochastic:
         found = found._replace(stochastic=h, stochastic_gap=gap)
     return found._replace(k_min=found.k_min or k)
@@ -331,7 +362,7 @@ def _in_window(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
 
 
 def _greedy_return(model: Model, sweeps: Sweeps, k: int, q_of: Callable) -> float:
-    value = jnp.zeros_like(model.count)
+    value = jnp.zeros_like(model.num_actions)
     for t in reversed(range(len(sweeps.matters))):
         value = _worst_greedy(model, jnp.asarray(_ahead(sweeps, k, t + 1)), value, q_of)
     return float(value[0])

@@ -67,7 +67,7 @@ class Analysis(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Q [T, S, A] and V [T + 1, S + 1] of the exploration policy, the best and the worst one; V is 0 at the end (-1) and at T."""
+    """Q [T, S, A] and V [T + 1, S + 1] of the exploration, the best and the worst policy; V is 0 at the end (-1) and at T."""
 
     exploration_q: np.ndarray
     exploration_v: np.ndarray
@@ -178,12 +178,12 @@ def sharpened(mdp: MDP, q: np.ndarray) -> np.ndarray:
 
 
 def suboptimal(values: Values) -> np.ndarray:
-    """bool [T, S, A]: the actions that are not optimal, by Q*."""
+    """Bool [T, S, A]: the actions that are not optimal, by Q*."""
     return values.optimal_q < values.optimal_v[:-1, :-1, None] - PRECISION
 
 
 def step_from(mdp: MDP, taken: np.ndarray) -> np.ndarray:
-    """bool [S]: the states that the state-action pairs ``taken`` [S, A] may lead to."""
+    """Bool [S]: the states that the state-action pairs ``taken`` [S, A] may lead to."""
     leads_to = mdp.successor[taken][mdp.probability[taken] > 0]
     found = np.zeros(len(mdp.successor), bool)
     found[leads_to[leads_to >= 0]] = True
@@ -229,7 +229,8 @@ def greedy_returns(mdp: MDP, values: Values, max_k: int) -> tuple[float, ...]:
 def simple_bounds(mdp: MDP, values: Values) -> tuple[Bound, ...]:
     """`Bound` for each k that has one, while k is below the effective horizon (arXiv:2304.09853, theorem 5.4)."""
     states, actions, _ = mdp.successor.shape
-    q, worse, found, k = values.exploration_q, suboptimal(values), [], 1
+    q, worse, k = values.exploration_q, suboptimal(values), 1
+    found: list[Bound] = []
     var = (values.exploration_q - values.worst_q) * (values.optimal_q - values.worst_q)
     while k < effective_horizon(tuple(found), actions, mdp.horizon):
         bound = _simple_bound(mdp, q, worse, np.maximum(var.max(2), 0), k)
@@ -263,7 +264,7 @@ def union_log(mdp: MDP, k: int) -> float:
 
 
 def effective_horizon(bounds: tuple[Bound, ...], num_actions: int, horizon: int) -> float:
-    """min over k of H_k = k + log_A m_k, at most the horizon."""
+    """Min over k of H_k = k + log_A m_k, at most the horizon."""
     return min([float(horizon), *(b.k + log_base(b.samples, num_actions) for b in bounds)])
 
 
