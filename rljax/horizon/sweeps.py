@@ -27,6 +27,7 @@ from rljax.mdp import MDP, reachable, simplest
 
 UNROLLED = 64  # gathers that are written out in a program; more of them are a loop
 COLUMNS = 24  # of a block, at most; an even number
+FEW = 1000  # states that are followed one by one; as many as a 16th of all in large MDPs
 
 
 class Outcomes(NamedTuple):
@@ -385,7 +386,7 @@ def _greedy_visits(mdp: MDP, sweeps: Sweeps, k: int, q_of: Callable) -> list[tup
     here, visits = np.zeros(1, int), []
     everywhere = [np.ones(len(mdp.successor), bool)] * mdp.horizon
     for t in range(mdp.horizon):
-        if len(here) > max(1000, len(mdp.successor) // 16):
+        if len(here) > max(FEW, len(mdp.successor) // 16):
             return None
         part = _at_states(mdp, here)
         q = q_of(part, _ahead(sweeps, k, t + 1))
