@@ -397,6 +397,14 @@ def test_estimate_of_equal_actions_is_infinite():
     assert found.effective_horizon == found.high == math.inf
 
 
+def test_estimate_is_unsure_of_a_small_gap():
+    """Two actions whose returns differ by far less than they vary: the interval has no upper end."""
+    reward = np.array([[[1.0, 0.0], [1.0, 0.01]]])
+    env = tabular.from_mdp(checked(MDP(np.full((1, 2, 2), -1), np.full((1, 2, 2), 0.5), reward, 1)))
+    (found,) = horizon.estimate(env, jax.random.key(0), (1,), episodes=50)
+    assert found.low < found.high == math.inf
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -20,6 +20,8 @@ LANES = 200_000  # episodes that run at once
 class Estimate(NamedTuple):
     """H_k = k + log_A m_k as far as the first steps show; ``low`` and ``high`` are a 95% bootstrap interval.
 
+    ``high`` is infinite if too few episodes were seen to be sure which first action is the best.
+
     ``step`` (from 0) is the one that is hardest; there, ``gap`` is the difference between the best first action and the next,
     ``std`` the greatest standard deviation of the return of a sequence. ``actions`` are those that the means preferred.
     ``one_start`` says whether all episodes began with one and the same observation, as the definition presumes.
@@ -114,15 +116,15 @@ def _horizons(returns: np.ndarray, k: int, num_actions: int, horizon: int, key: 
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     log = math.log(2 * horizon * float(num_actions) ** k)
 
-    def of(sample: np.ndarray) -> tuple[Any, ...]:
+    def of(sample: np.ndarray, chosen: int) -> tuple[float, float, float, float]:
         first = sample.mean(1).reshape(num_actions, -1).max(1)
-        order, spread = np.sort(first), float(sample.var(1, ddof=1).max())
-        gap = float(order[-1] - order[-2]) if num_actions > 1 else math.inf
-        m = math.inf if gap == 0 else max(1.0, math.ceil(16 * spread / gap**2 * log))
-        return k + log_base(m, num_actions), m, gap, math.sqrt(spread), int(first.argmax())
+        gap, spread = float(first[chosen] - np.delete(first, chosen).max(initial=-np.inf)), float(sample.var(1, ddof=1).max())
+        m = math.inf if gap <= 0 else max(1.0, math.ceil(16 * spread / gap**2 * log))
+        return k + log_base(m, num_actions), m, gap, math.sqrt(spread)
 
+    action = int(returns.mean(1).reshape(num_actions, -1).max(1).argmax())
+    h, m, gap, std = of(returns, action)
     drawn = rng.integers(returns.shape[1], size=(RESAMPLES, *returns.shape))
-    resampled = [of(np.take_along_axis(returns, i, 1))[0] for i in drawn]
-    h, m, gap, std, action = of(returns)
+    resampled = [of(np.take_along_axis(returns, i, 1), action)[0] for i in drawn]
     low, high = (float(x) for x in np.quantile(resampled, [0.025, 0.975], method="inverted_cdf"))
-    return h, low, high, m, gap, std, action
+    return h, min(low, h), max(high, h), m, gap, std, action
