@@ -111,9 +111,8 @@ successes
 
 # %%
 sticky = horizon.analyze(mdp.sticky(problems["grid of 4 x 4"], 0.25))
-print(
-    f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}, k_min {sticky.k_min}"
-)
+print(f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}")
+print(f"k_min {sticky.k_min}, planning window {sticky.epw}")
 
 # %% [markdown]
 # ## An environment of a library
