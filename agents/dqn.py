@@ -53,11 +53,11 @@ class Config:
 
     critic_lr: float = leaf(2.5e-4, "(0, inf)")  # Adam step size of the critic
     discount: float = leaf(0.99, "[0, 1)")  # discount per env step
-    period: float = leaf(1_000, "[1, inf)")  # critic steps between copies to the target, where it is copied
+    period: float = leaf(1_000.0, "[1, inf)")  # critic steps between copies to the target, where it is copied
     tau: float = leaf(0.005, "(0, 1]")  # Polyak step of the target, where it is averaged
     exploration_start: float = leaf(1.0, "[0, 1]")  # probability of a uniform action after the warm-up
     exploration: float = leaf(0.05, "[0, 1]")  # the same in the end
-    exploration_steps: float = leaf(10_000, "(0, inf)")  # env steps from the one to the other
+    exploration_steps: float = leaf(10_000.0, "(0, inf)")  # env steps from the one to the other
     critic_width: int = static(128, "[1, inf)")  # units per hidden layer of the critic
     critic_depth: int = static(2, "[0, inf)")  # hidden layers of the critic
     layer_norm: bool = static(False)  # LayerNorm before each ReLU

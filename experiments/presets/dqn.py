@@ -17,7 +17,7 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
             batch_size=32,
             critic_depth=1,
             exploration=0.1,
-            exploration_steps=100_000,
+            exploration_steps=100_000.0,
         )
         return Preset(minatar, steps=1_000_000, num_envs=8, eval_every=50_000)
     # With copies of the critic as targets returns of 500 come later, and go again.

@@ -17,12 +17,13 @@ TINY = override(
     ppo.Config(),
     {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "rollout": 25, "epochs": 2, "minibatches": 1},
 )
+ENV = envs.make("pendulum", 4)  # one object, so that all runs are one program
 COUNTS = {"seeds": 2, "steps": 600, "eval_every": 200, "eval_episodes": 2}
 
 
 def short(out=None, **changes):
     """A run of 600 steps with two seeds, 100 in each iteration, evaluated and saved each 200."""
-    return train(ppo, TINY, "pendulum", out=out, **(COUNTS | {"num_envs": 4, "log_every": 100} | changes))
+    return train(ppo, TINY, ENV, out=out, **(COUNTS | {"log_every": 100} | changes))
 
 
 def contents(out):
