@@ -182,7 +182,7 @@ def table(numbers: Numbers) -> str:
     if n["effective_horizon"] is not None:
         rows += [
             ("effective horizon", f"{n['effective_horizon']:.6g}  (simple bound)"),
-            ("m, by k", ", ".join(f"{k}: {count(m)}" for k, m in zip(n["ks"], n["ms"], strict=True)) or "none"),
+            ("m, by k", _list([f"{k}: {count(m)}" for k, m in zip(n["ks"], n["ms"], strict=True)]) or "none"),
         ]
     gap = f"{n['stochastic_effective_horizon']:.6g}  (gap {n['stochastic_gap']:.4g})"
     rows.append(("stochastic effective horizon", gap))
@@ -199,6 +199,11 @@ def table(numbers: Numbers) -> str:
         ("covering length", f"{n['covering_length']:.6g}  (upper bound)"),
     ]
     return "\n".join(f"{name:<28}  {text}" for name, text in rows)
+
+
+def _list(texts: list[str]) -> str:
+    """The first ten, and the last one."""
+    return ", ".join(texts if len(texts) <= 11 else [*texts[:10], "...", texts[-1]])
 
 
 def count(number: float) -> str:

@@ -52,7 +52,18 @@ def checked(mdp: MDP) -> MDP:
             raise InputError(f"{rule}: not so in state {where[0]}, action {where[1]}")
     if mdp.horizon < 1:
         raise InputError(f"the horizon must be at least 1 step, got {mdp.horizon}")
-    return MDP(successor.astype(np.int32), probability.astype(np.float64), reward.astype(np.float64), int(mdp.horizon))
+    probability = np.ones(reward.shape) if reward.shape[2] == 1 else probability.astype(np.float64)
+    return MDP(successor.astype(np.int32), probability, reward.astype(np.float64), int(mdp.horizon))
+
+
+def simplest(mdp: MDP) -> MDP:
+    """``mdp`` with K = 1 if nothing in it is random, else as it is."""
+    certain = mdp.probability == 1
+    if mdp.successor.shape[2] == 1 or not certain.any(-1).all():
+        return mdp
+    which = certain.argmax(-1)[..., None]
+    successor, probability, reward = (np.take_along_axis(x, which, -1) for x in mdp[:3])
+    return MDP(successor, probability, reward, mdp.horizon)
 
 
 def reachable(mdp: MDP, steps: int | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.special import bdtr, ndtr, ndtri
 from rljax.base import InputError
 from rljax.horizon import tables
 from rljax.horizon.tables import PRECISION, Values
-from rljax.mdp import MDP, reachable
+from rljax.mdp import MDP, reachable, simplest
 
 QUANTILES = np.arange(101) / 100
 FAILURE = 0.5  # the probability of failure that is allowed
@@ -68,6 +68,7 @@ def gorp_bounds(
     Raises:
         InputError: if ``mdp`` is stochastic, ``max_k`` is below 1, or ``policy`` is none.
     """
+    mdp = simplest(mdp)
     if not tables.is_deterministic(mdp):
         raise InputError("bounds for GORP need a deterministic MDP")
     policy, actions = tables.checked_policy(mdp, policy), mdp.successor.shape[1]

@@ -23,10 +23,11 @@ import numpy as np
 
 from rljax.horizon import tables
 from rljax.horizon.tables import PRECISION, Analysis, Bound, Occupancy
-from rljax.mdp import MDP, reachable
+from rljax.mdp import MDP, reachable, simplest
 
 UNROLLED = 64  # gathers that are written out in a program; more of them are a loop
 COLUMNS = 24  # of a block, at most; an even number
+FEW = 1000  # states that are followed one by one; as many as a 16th of all in large MDPs
 
 
 class Outcomes(NamedTuple):
@@ -53,7 +54,7 @@ class Sweeps(NamedTuple):
 
     ``optimal[t]`` is V* at step t, ``steps[j]`` the V of a best policy with j steps to go, as backups give it (the last digit
     may differ from V*). ``matters[t]``, bool [S], is where the best and the worst policy differ. ``value`` holds V^k and
-    ``var`` the variance bound; column τ of them is in block τ // columns.
+    ``var`` the variance bound; column τ of them is in block τ // columns. ``spare`` is memory for blocks, see `_move`.
     """
 
     optimal: list[Any]
@@ -61,6 +62,7 @@ class Sweeps(NamedTuple):
     matters: list[np.ndarray]
     value: list[Any]
     var: list[Any]
+    spare: list[Any]
     worst_return: float
 
 
@@ -72,7 +74,7 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
     Raises:
         InputError: if ``policy`` is not one (see `rljax.horizon.tables.checked_policy`).
     """
-    policy = tables.checked_policy(mdp, policy)
+    mdp, policy = simplest(mdp), tables.checked_policy(mdp, policy)
     num_states, num_actions = mdp.successor.shape[:2]
     with jax.enable_x64(True):
         model = to_model(mdp)
@@ -244,7 +246,8 @@ def _value_iteration(model: Model, horizon: int, policy: np.ndarray | None) -> S
             value.append(_block(explored[::-1]))
             var.append(_block(spread[::-1]) if model.outcomes.probability is None else None)
             explored, spread = [], []
-    return Sweeps(optimal[::-1], steps, matters[::-1], value[::-1], var[::-1], float(ahead[2][0]))
+    spare = [jnp.zeros_like(value[0]) for _ in range(2)]
+    return Sweeps(optimal[::-1], steps, matters[::-1], value[::-1], var[::-1], spare, float(ahead[2][0]))
 
 
 @jax.jit
@@ -269,15 +272,18 @@ def _ahead(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
     return _column(sweeps.value, tau, horizon) if tau < horizon else np.asarray(sweeps.steps[horizon - t])
 
 
-def _move(model: Model, blocks: list[Any], columns: int, k: int, q_of: Callable) -> None:
-    """Move the columns on from k to k + 1, in place; those that no step needs any more are dropped."""
-    memory = None
+def _move(model: Model, blocks: list[Any], spare: list[Any], columns: int, k: int, q_of: Callable) -> None:
+    """Move the columns on from k to k + 1; those that no step needs any more are dropped.
+
+    What a block was is memory for the block after the next one, by way of ``spare``: with two at hand, two moves can run at
+    once, and none waits for fresh memory from the system.
+    """
     for i, block in enumerate(blocks):
         if (i + 1) * columns <= k:
             blocks[i] = None
         elif block is not None:
-            memory = jnp.empty_like(block) if memory is None else memory
-            blocks[i], memory = _best(model, block, q_of, memory), block
+            blocks[i] = _best(model, block, q_of, spare.pop(0))
+            spare.append(block)
 
 
 def _occupancy(mdp: MDP, policy: np.ndarray | None, sweeps: Sweeps) -> tuple[Occupancy, np.ndarray]:
@@ -318,9 +324,9 @@ def _search(mdp: MDP, model: Model, sweeps: Sweeps, max_greedy: int) -> _Search:
     found = _Search(effective_horizon=float(mdp.horizon) if deterministic else 0.0)
     k = 1
     while k <= max_greedy or (k <= mdp.horizon and (not found.k_min or k < max(found.effective_horizon, found.stochastic))):
-        jitted, plain = (_lookup, tables.lookup) if k == 1 else (_back_up, tables.back_up)
+        jitted, plain = _q_of(k)
         if k <= max_greedy:
-            found = found._replace(greedy_returns=(*found.greedy_returns, _greedy_return(model, sweeps, k, jitted)))
+            found = found._replace(greedy_returns=(*found.greedy_returns, _greedy_return(mdp, model, sweeps, k)))
         if not found.k_min or (k < found.stochastic and k <= mdp.horizon):
             gap = _greedy_gap(mdp, sweeps, functools.partial(_ahead, sweeps, k), plain)
             found = _with_gap(found, k, gap, model)
@@ -329,9 +335,9 @@ def _search(mdp: MDP, model: Model, sweeps: Sweeps, max_greedy: int) -> _Search:
             bounds = found.bounds if bound is None else (*found.bounds, bound)
             h = tables.effective_horizon(bounds, mdp.successor.shape[1], mdp.horizon)
             found = found._replace(bounds=bounds, effective_horizon=h)
-        _move(model, sweeps.value, columns, k, jitted)
+        _move(model, sweeps.value, sweeps.spare, columns, k, jitted)
         if k < found.effective_horizon:
-            _move(model, sweeps.var, columns, k, _pass_on)
+            _move(model, sweeps.var, sweeps.spare, columns, k, _pass_on)
         k += 1
     return found
 
@@ -349,8 +355,7 @@ def _window(mdp: MDP, sweeps: Sweeps) -> int:
     """The effective planning window: the least k that solves ``mdp`` if Q^1 is the reward alone."""
     k = 1
     while k < mdp.horizon:
-        plain = tables.lookup if k == 1 else tables.back_up
-        if _greedy_gap(mdp, sweeps, functools.partial(_in_window, sweeps, k), plain) is not None:
+        if _greedy_gap(mdp, sweeps, functools.partial(_in_window, sweeps, k), _q_of(k)[1]) is not None:
             break
         k += 1
     return k
@@ -361,11 +366,40 @@ def _in_window(sweeps: Sweeps, k: int, t: int) -> np.ndarray:
     return np.asarray(sweeps.steps[min(k - 1, len(sweeps.matters) - t)])
 
 
-def _greedy_return(model: Model, sweeps: Sweeps, k: int, q_of: Callable) -> float:
-    value = jnp.zeros_like(model.num_actions)
-    for t in reversed(range(len(sweeps.matters))):
-        value = _worst_greedy(model, jnp.asarray(_ahead(sweeps, k, t + 1)), value, q_of)
-    return float(value[0])
+def _greedy_return(mdp: MDP, model: Model, sweeps: Sweeps, k: int) -> float:
+    """The return of the worst policy that is greedy on Q^k."""
+    jitted, plain = _q_of(k)
+    visits = _greedy_visits(mdp, sweeps, k, plain)
+    if visits is None:
+        value = jnp.zeros_like(model.num_actions)
+        for t in reversed(range(mdp.horizon)):
+            value = _worst_greedy(model, jnp.asarray(_ahead(sweeps, k, t + 1)), value, jitted)
+        return float(value[0])
+    known = np.zeros(len(mdp.successor) + 1)  # of the states visited at the step that was looked at last
+    for here, greedy in reversed(visits):
+        known[here] = np.where(greedy, tables.lookup(_at_states(mdp, here), known), np.inf).min(1)
+    return float(known[0])
+
+
+def _greedy_visits(mdp: MDP, sweeps: Sweeps, k: int, q_of: Callable) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """At each step, the states [N] that policies greedy on Q^k reach, and their greedy actions [N, A]; None if many are."""
+    here, visits = np.zeros(1, int), []
+    everywhere = [np.ones(len(mdp.successor), bool)] * mdp.horizon
+    for t in range(mdp.horizon):
+        if len(here) > max(FEW, len(mdp.successor) // 16):
+            return None
+        part = _at_states(mdp, here)
+        q = q_of(part, _ahead(sweeps, k, t + 1))
+        visits.append((here, q >= q.max(1, keepdims=True)))
+        here = _next(mdp, part, visits[-1][1], everywhere, t)
+        if not here.size:
+            break
+    return visits
+
+
+def _q_of(k: int) -> tuple[Callable, Callable]:
+    """How Q^k comes from V^k, jitted and plain: the first sum is that of value iteration."""
+    return (_lookup, tables.lookup) if k == 1 else (_back_up, tables.back_up)
 
 
 def _at_states(mdp: MDP, states: np.ndarray) -> MDP:

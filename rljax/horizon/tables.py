@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rljax.base import InputError
-from rljax.mdp import MDP, reachable
+from rljax.mdp import MDP, reachable, simplest
 
 PRECISION = 1e-4  # an action is optimal if its value is less than this below the best, as in the reference
 
@@ -79,7 +79,7 @@ class Values(NamedTuple):
 
 def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> Analysis:
     """The `Analysis` of ``mdp``, computed slowly. See `rljax.horizon.analyze`, which this is the reference of."""
-    policy = checked_policy(mdp, policy)
+    mdp, policy = simplest(mdp), checked_policy(mdp, policy)
     values = value_iteration(mdp, policy)
     bounds = simple_bounds(mdp, values) if is_deterministic(mdp) else ()
     h_stochastic, gap = stochastic_horizon(mdp, values)
@@ -107,7 +107,7 @@ def analyze(mdp: MDP, policy: np.ndarray | None = None, max_greedy: int = 5) -> 
 
 
 def is_deterministic(mdp: MDP) -> bool:
-    """Whether every action has one outcome."""
+    """Whether every action has one outcome; an MDP may have to be made `simplest` before."""
     return mdp.successor.shape[2] == 1
 
 
