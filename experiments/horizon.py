@@ -173,15 +173,15 @@ def table(numbers: Numbers) -> str:
     sticky = f", sticky actions {n['sticky']:g}" if n["sticky"] else ""
     rows = [
         ("MDP", f"{n['states']} reachable states, {n['actions']} actions, horizon {n['horizon']}{sticky}"),
-        ("optimal return", f"{n['optimal_return']:.10g}"),
-        (f"{behaviour} return", f"{n[f'{behaviour}_return']:.10g}"),
-        ("worst return", f"{n['worst_return']:.10g}"),
+        ("optimal return", f"{n['optimal_return']!r}"),
+        (f"{behaviour} return", f"{n[f'{behaviour}_return']!r}"),
+        ("worst return", f"{n['worst_return']!r}"),
         ("k_min", str(n["k_min"])),
         ("epw", f"{n['epw']}  (effective planning window)"),
     ]
     if n["effective_horizon"] is not None:
         rows += [
-            ("effective horizon", f"{n['effective_horizon']:.6g}  (simple bound)"),
+            ("effective horizon", f"{n['effective_horizon']!r}  (simple bound)"),
             ("m, by k", _list([f"{k}: {count(m)}" for k, m in zip(n["ks"], n["ms"], strict=True)]) or "none"),
         ]
     gap = f"{n['stochastic_effective_horizon']:.6g}  (gap {n['stochastic_gap']:.4g})"

@@ -459,6 +459,10 @@ def _retained(setup: Setup, given: float) -> float:
         raise InputError(f"retain must be in [0, 1), got {given!r}")
     if given and hasattr(config, "recorded"):
         raise InputError(f"agent {_name(setup.agent)} has config.recorded for the share of recorded data: leave out --retain")
+    if given and setup.agent.make(setup.spec, config).draw is not None:
+        raise InputError(
+            f"agent {_name(setup.agent)} draws from its replay in its own way, as its config says: leave out --retain"
+        )
     if given and round(given * config.batch_size) in (0, config.batch_size):
         raise InputError(f"retain {given:g} of a batch of {config.batch_size} leaves one source without a transition")
     return float(given)

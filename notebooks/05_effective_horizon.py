@@ -54,7 +54,7 @@ pd.DataFrame(
             "random": round(x.exploration_return, 4),
             "k_min": x.k_min,
             "planning window": x.epw,
-            "effective horizon": round(x.effective_horizon, 2),
+            "effective horizon": round(min(b.effective_horizon for b in horizon.gorp_bounds(problems[name])), 2),
         }
         for name, x in found.items()
     ]
@@ -111,9 +111,8 @@ successes
 
 # %%
 sticky = horizon.analyze(mdp.sticky(problems["grid of 4 x 4"], 0.25))
-print(
-    f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}, k_min {sticky.k_min}"
-)
+print(f"{sticky.num_states} states, optimal {sticky.optimal_return:.3f}, random {sticky.exploration_return:.3f}")
+print(f"k_min {sticky.k_min}, planning window {sticky.epw}")
 
 # %% [markdown]
 # ## An environment of a library
@@ -124,4 +123,5 @@ print(
 # %%
 table, obs = tabular.from_env(envs.make("gymnax/DeepSea-bsuite"), identify=lambda s: (s.row, s.column, s.action_mapping))
 deep = horizon.analyze(table)
-print(f"{len(obs)} states, k_min {deep.k_min}, planning window {deep.epw}, effective horizon {deep.effective_horizon:.2f}")
+bound = horizon.gorp_bounds(table, max_k=1)[0]
+print(f"{len(obs)} states, k_min {deep.k_min}, planning window {deep.epw}, effective horizon {bound.effective_horizon:.2f}")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rljax.base import Transition
 from rljax.heads import Head
 
 
@@ -16,6 +17,21 @@ def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, d
     A time limit does not enter: a truncated step bootstraps from its true successor (arXiv:1712.00378).
     """
     return jax.lax.stop_gradient(reward + discount * (1 - terminated) * next_value)
+
+
+def n_step(t: Transition, discount: jax.Array | float) -> tuple[Transition, jax.Array]:
+    """``(transition [B], discount^k [B])`` of windows [n, B, ...] of consecutive steps, to the successor of the k-th.
+
+    The reward is ``sum_i discount^i r_i`` over the k steps up to the first end of an episode, of either kind, or all n
+    (arXiv:1710.02298 eq. 2). What follows an end in the window does not count.
+    """
+    num = t.reward.shape[0]
+    last = jnp.argmax((t.terminated | t.truncated).at[-1].set(True), 0)
+    powers = jnp.cumprod(jnp.full(num + 1, discount).at[0].set(1.0))
+    counts = jnp.arange(num)[:, None] <= last[None]
+    reward = jnp.where(counts, powers[:-1, None] * t.reward, 0.0).sum(0)
+    end = jax.tree.map(lambda x: x[last, jnp.arange(last.size)], t)
+    return end._replace(obs=t.obs[0], action=t.action[0], reward=reward), powers[last + 1]
 
 
 class Target(NamedTuple):

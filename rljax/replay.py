@@ -77,6 +77,27 @@ def replayed(ring: Batch, t: jax.Array, data: Any, key: jax.Array, shape: tuple[
     return batch
 
 
+def windows(num: int) -> Draw:
+    """A `Draw` of batches [..., U, B]: windows of ``num`` consecutive rows of one env, as that many neighbours along U.
+
+    Their first rows are uniform over all that the ring holds. The newest row has ``truncated`` set, unless it terminated: what
+    follows it in a window is not known yet. Nor do rows after the end of an episode belong to it (`rljax.losses.n_step`).
+    """
+
+    def draw(ring: Batch, t: jax.Array, data: Any, key: jax.Array, shape: tuple[int, ...]) -> Batch:
+        slots, num_envs = ring.transition.reward.shape
+        *lead, many, size = shape
+        first = jax.random.randint(key, (*lead, many // num, 1, size), 0, jnp.minimum(t, slots) * num_envs)
+        ahead = jax.lax.broadcasted_iota(jnp.int32, (*lead, many // num, num, size), len(shape) - 1)
+        slot = (first // num_envs + ahead) % slots
+        index = (slot * num_envs + first % num_envs).reshape(shape)
+        batch: Batch = jax.tree.map(lambda r: r.reshape(slots * num_envs, *r.shape[2:])[index], ring)
+        x, newest = batch.transition, (slot == (t - 1) % slots).reshape(shape)
+        return batch._replace(transition=x._replace(truncated=x.truncated | (newest & ~x.terminated)))
+
+    return draw
+
+
 def recorded(ring: Any, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
     """A `Batch` [*shape, ...] of recorded data alone."""
     if isinstance(data.table, weights.Table):

@@ -48,6 +48,7 @@ FAMILIES = (
 EPISODES = tuple(4**n for n in range(7))  # per iteration (SQIRL), and sequence and iteration (GORP)
 MOST = 2_000_000  # env steps of one search's longest run, per seed
 BUDGET, EVERY = 200_000, 1_024  # env steps of PPO and DQN, and between evaluations
+LOOKAHEAD = 3  # of the bounds on the effective horizon
 MEASURES = MappingProxyType(
     {
         "effective_horizon": "effective horizon",
@@ -111,6 +112,8 @@ def analysis(env: Env) -> Row:
     """What `rljax.horizon` finds about a tabular env."""
     mdp, _ = tabular.from_env(env, identify=lambda state: state.at)
     found = horizon.analyze(mdp)
+    tighter = horizon.gorp_bounds(mdp, max_k=max(LOOKAHEAD, found.k_min))
+    bounds = [mdp.horizon, found.effective_horizon, *(bound.effective_horizon for bound in tighter)]
     states, actions, _ = mdp.successor.shape
     return {
         "states": states,
@@ -118,7 +121,7 @@ def analysis(env: Env) -> Row:
         "horizon": mdp.horizon,
         "k_min": found.k_min,
         "epw": found.epw,
-        "effective_horizon": found.effective_horizon,
+        "effective_horizon": float(min(x for x in bounds if x is not None)),
         "covering": float(np.log(found.covering_length)),
         "optimal": found.optimal_return,
     }

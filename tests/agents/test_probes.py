@@ -37,6 +37,8 @@ CONFIG = {
     "init_alpha": 1e-6,  # too small for the entropy bonus to show
     "discount": DISCOUNT,
     "tau": 0.05,
+    "targets": "averaged",
+    "exploration_steps": 1_000,
     "actor_width": 32,
     "actor_depth": 1,
     "critic_width": 32,
@@ -243,7 +245,7 @@ def told(name, q, exact):
 
 def test_agents_were_found():
     """The list that everything below is run on is not empty."""
-    assert {"calql", "cql", "iql", "moorl", "ppo", "rlpd", "sac", "sac_discrete", "td3_bc", "wsrl"} <= set(NAMES)
+    assert {"calql", "cql", "dqn", "iql", "moorl", "ppo", "rlpd", "sac", "sac_discrete", "td3_bc", "wsrl"} <= set(NAMES)
 
 
 def test_a_time_limit_does_not_end_the_value(learned):

@@ -50,7 +50,7 @@ def test_table_chart_and_words(rljax):
     assert code == 0
     rows = dict(line.split("  ", 1) for line in out.split("\n\n")[0].splitlines())
     said = {name: text.split()[0] for name, text in rows.items()}
-    assert (said["k_min"], said["epw"], said["optimal return"], said["random return"]) == ("4", "4", "1", "0.4375")
+    assert (said["k_min"], said["epw"], said["optimal return"], said["random return"]) == ("4", "4", "1.0", "0.4375")
     assert rows["MDP"].split(", ")[:2] == [rows["MDP"].split(", ")[0], "2 actions"]
     assert "4 reachable states" in out and "horizon 4" in out
     assert len([line for line in out.split("\n\n")[1].splitlines() if "#" in line or "-" in line]) >= 4

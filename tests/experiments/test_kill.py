@@ -22,6 +22,10 @@ FINETUNE = """finetune wsrl pendulum --seeds 2 --offline-steps 2000 --steps 6000
     --config.utd 2""".split()
 
 
+ROLLOUTS = """train ppo pendulum --seeds 2 --steps 60000 --num-envs 4 --eval-every 1600 --eval-episodes 2
+    --config.rollout 20 --config.actor-width 16 --config.critic-width 16""".split()
+
+
 @pytest.fixture
 def environment(tmp_path, pytestconfig):
     """Variables of the child processes: one compilation cache for all of them."""
@@ -56,13 +60,13 @@ def last_phase(out):
     return store.read_rows(out / "metrics.jsonl")[-1]["phase"]
 
 
-def kill(out, environment, step, in_write):
+def kill(out, environment, step, in_write, command=RUN):
     """Kill the run when its metrics pass ``step`` - or then in the next write of a checkpoint; what it had said.
 
     Returns ``(output, whether a checkpoint was being written)``.
     """
     resumes = (out / "checkpoints").exists()
-    process = start(out, environment)
+    process = start(out, environment, command)
     said = ""
     while resumes and "resumed at step" not in said and process.poll() is None:
         said += process.stdout.readline()  # until then the rows are those of the process before
@@ -94,6 +98,18 @@ def test_killed_run_equals_an_unkilled_one(tmp_path, environment, kills):
     assert len(resumed) == kills and resumed[0] > 0 and resumed == sorted(resumed)
     assert writes >= kills // 4
     assert (ended, hashed) == (rows, learned)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_run_of_rollouts_equals_an_unkilled_one(tmp_path, environment):
+    """Between checkpoints and while one is written; nothing but the running episodes and the learner has to be kept."""
+    rows, learned, _ = finish(tmp_path / "whole", environment, ROLLOUTS)
+    resumed = 0
+    for step, in_write in ((5_000, False), (20_000, True)):
+        resumed += "resumed at step" in kill(tmp_path / "killed", environment, step, in_write, ROLLOUTS)[0]
+    ended, hashed, said = finish(tmp_path / "killed", environment, ROLLOUTS)
+    assert (ended, hashed) == (rows, learned) and resumed == 1 and "resumed at step" in said
 
 
 @pytest.mark.timeout(900)
