@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -97,6 +97,7 @@ def complexities(study: Study) -> list[Row]:
     done = {(row["mdp"], row["agent"]) for row in rows}
     for name, agent in itertools.product((*FAMILIES, *(f"tabular/{file}" for file in study.files)), study.agents):
         env = envs.make(name)
+        assert isinstance(env, Env)  # nothing tabular is simulated on the host
         label = f"tabular/{Path(name).stem}" if name.endswith(tabular.SUFFIX) else name
         if (label, agent) in done:
             continue
@@ -127,7 +128,7 @@ def analysis(env: Env) -> Row:
     }
 
 
-def complexity(agent: str, env: Env, facts: Row, seeds: list[int]) -> Row:
+def complexity(agent: str, env: Env, facts: Row, seeds: Sequence[int]) -> Row:
     """The ``median`` over seeds of the steps to the optimal return, the ``steps`` of each, and the ``setting`` behind them."""
     best: Row = {"median": np.inf, "steps": [np.inf] * len(seeds), "setting": {}}
     if agent in SETTINGS:
@@ -145,7 +146,7 @@ def complexity(agent: str, env: Env, facts: Row, seeds: list[int]) -> Row:
     return best
 
 
-def steps_to_optimum(agent: str, setting: Row, env: Env, facts: Row, seeds: list[int], steps: int, every: int) -> Row:
+def steps_to_optimum(agent: str, setting: Row, env: Env, facts: Row, seeds: Sequence[int], steps: int, every: int) -> Row:
     """As `complexity`, of one run."""
     module = import_module(f"rljax.agents.{agent}")
     names = set(vars(module.Config)["__dataclass_fields__"])
