@@ -33,7 +33,7 @@ class Horizon:
     horizon: int | None = None  # steps of an episode [as the file's name says, such as freeway_10_fs30: 10]
     exploration: Path | None = None  # an npy file [T, S or S + 1, A] with the exploration policy [random actions]
     gorp: bool = True  # also the tighter bounds for GORP, where they do not take too long
-    max_k: int | None = None  # largest k of these bounds [A^k <= 1000]; of an estimate from episodes [3]
+    max_k: int | None = None  # largest k of these bounds [as far as it is quick, A^k <= 1000]; of an estimate from episodes [3]
     episodes: int = 500  # episodes of each action sequence, if the numbers are estimated
     seed: int = 0  # of these episodes
     json: bool = False  # print one JSON object
@@ -132,7 +132,8 @@ def analysis(
         f"{behaviour}_value": found.exploration_value.tolist(),
     }
     if gorp and whole.successor.shape[2] == 1:
-        numbers |= _gorp(theory.gorp_bounds(whole, policy, max_k))
+        work = {} if max_k is None else {"work": math.inf}
+        numbers |= _gorp(theory.gorp_bounds(whole, policy, max_k, **work))
     return numbers
 
 

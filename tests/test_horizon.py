@@ -430,7 +430,7 @@ def test_a_million_states():
     rng, states = np.random.default_rng(0), 1_000_000
     mdp = deterministic(rng.integers(0, states, (states, 4)), rng.random((states, 4)), 100)
     found = horizon.analyze(mdp)
-    assert found.num_states == states
+    assert 0.97 * states < found.num_states < states  # random successors leave out 2%
     assert found.worst_return < found.exploration_return < found.optimal_return
     assert found.greedy_returns[0] < found.optimal_return - tables.PRECISION and found.k_min > 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20

@@ -55,7 +55,7 @@ class _Rows(NamedTuple):
 
 
 def gorp_bounds(
-    mdp: MDP, policy: np.ndarray | None = None, max_k: int | None = None, work: int = 2_000_000
+    mdp: MDP, policy: np.ndarray | None = None, max_k: int | None = None, work: float = 500_000
 ) -> tuple[GorpBound, ...]:
     """A `GorpBound` for each k up to ``max_k`` [the largest k with A^k <= 1000], for a deterministic ``mdp``.
 
