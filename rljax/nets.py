@@ -26,6 +26,19 @@ def dense(features: int, name: str | None = None) -> nn.Dense:
     return nn.Dense(features, kernel_init=_uniform, param_dtype=jnp.result_type(float), name=name)
 
 
+def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *args: Any, **kwargs: Any) -> jax.Array:
+    """The convolution [B, H', W', F] of images [B, H, W, C] without padding, as one matrix product.
+
+    Under vmap over learners a convolution has one group for each, which XLA computes slowly on a CPU.
+    """
+    high, wide, channels, features = kernel.shape
+    (down, right), (rows, columns) = strides, x.shape[1:3]
+    patches = [
+        x[:, i : rows - high + i + 1 : down, j : columns - wide + j + 1 : right] for i in range(high) for j in range(wide)
+    ]
+    return jnp.concatenate(patches, -1) @ kernel.reshape(high * wide * channels, features)
+
+
 class Images(nn.Module):
     """Features [B, F] of images [B, H, W, C]: the DQN stack, or MinAtar's single 3x3 convolution where that does not fit.
 
@@ -37,7 +50,8 @@ class Images(nn.Module):
         small = min(x.shape[1:3]) < 36  # three layers without padding leave nothing of 35 pixels
         layers = ((16, 3, 1),) if small else ((32, 8, 4), (64, 4, 2), (64, 3, 1))
         for features, kernel, stride in layers:
-            conv = nn.Conv(features, (kernel, kernel), stride, padding="VALID", param_dtype=jnp.result_type(float))
+            size, dtype = (kernel, kernel), jnp.result_type(float)
+            conv = nn.Conv(features, size, stride, padding="VALID", param_dtype=dtype, conv_general_dilated=_convolve)
             x = nn.relu(conv(x))
         return x.reshape(x.shape[0], -1)
 

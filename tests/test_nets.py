@@ -267,3 +267,19 @@ def test_categorical_policy_is_the_softmax():
     assert policy.mode(out) == 1
     drawn = np.asarray(policy.sample(jnp.tile(out, (20_000, 1)), jax.random.key(0)))
     np.testing.assert_allclose(np.bincount(drawn) / 20_000, [0.2, 0.5, 0.3], atol=0.015)
+
+
+@pytest.mark.parametrize("size, kernel, stride", [(10, 3, 1), (36, 8, 4), (9, 4, 2)])
+def test_convolution_is_that_of_jax(size, kernel, stride):
+    """As one matrix product: values and gradients, for the sizes in use."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, k = jax.random.normal(keys[0], (2, size, size, 3)), jax.random.normal(keys[1], (kernel, kernel, 3, 5))
+
+    def theirs(x, k):
+        return jax.lax.conv_general_dilated(x, k, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def results(f):
+        return f(x, k), jax.grad(lambda x, k: jnp.sin(f(x, k)).sum(), (0, 1))(x, k)
+
+    found = results(lambda x, k: nets._convolve(x, k, (stride, stride)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, results(theirs))
