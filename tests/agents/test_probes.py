@@ -37,7 +37,6 @@ CONFIG = {
     "init_alpha": 1e-6,  # too small for the entropy bonus to show
     "discount": DISCOUNT,
     "tau": 0.05,
-    "targets": "averaged",
     "exploration_steps": 1_000,
     "actor_width": 32,
     "actor_depth": 1,
@@ -57,7 +56,8 @@ OFFLINE = {  # what makes each of them plain Q-learning on data of random action
     "backup": "one_sample",
     "constraint": "fixed",
 }
-FEWER = {  # critics and steps than by default
+FEWER = {  # critics and steps than by default; a target that moves with tau
+    "dqn": {"targets": "averaged"},
     "rlpd": {"num_critics": 3, "utd": 2},
     "wsrl": {"num_critics": 3, "utd": 2},
     "moorl": {"inner_steps": 2, "inner_batches": 2},
