@@ -1,20 +1,19 @@
-"""The Mamba-2 layer's recurrence, in chunks against step by step: ``python speed_ssm.py`` (in benchmarks/).
+"""Speed of the Mamba-2 layer at Drama's size (width 512, 16 heads x 64, state 16), in chunks and step by step.
 
-Prints milliseconds of a forward pass and of a gradient, at batch 16, 16 heads x 64 and state 16, for chunk lengths and for
-sequence lengths; medians of alternating runs without compilation, beside the rate of a matrix product in the same run.
+``python benchmarks/speed_ssm.py`` prints steps/s, sequences times their length, of a gradient with respect to parameters and
+inputs: at batch 16 and length 128 for chunks of 16 to 128 and for a scan over single steps, then in chunks at batch 4 for
+lengths 128 to 4096. Cases alternate; figures are medians over rounds, without compilation.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from speed import gemm_rate
+from speed import PRODUCTS, measure, product
 
 from rljax import ssm
 
@@ -30,50 +29,24 @@ def step_by_step(params: ssm.Params, x: jax.Array, reset: jax.Array, state: ssm.
     return jnp.swapaxes(y, 0, 1), state
 
 
-def measured(functions: dict[str, Callable[..., Any]], args: tuple, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each function, called in turn."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for f in functions.values():
-        jax.block_until_ready(f(*args))
-    for _ in range(rounds):
-        for name, f in functions.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(f(*args))
-            times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: statistics.median(x) for name, x in times.items()}
-
-
-def problem(length: int, batch: int) -> tuple:
-    """Parameters of width 512, inputs, resets every hundred steps or so, and a first state."""
-    params = ssm.init(jax.random.key(0), 512)
+def gradient(f: Callable[..., Any], batch: int, length: int) -> Callable[[], Any]:
+    """A gradient through ``f``, with resets every hundred steps or so."""
+    params, state = ssm.init(jax.random.key(0), 512), ssm.initial(ssm.init(jax.random.key(0), 512), batch)
     x = jax.random.normal(jax.random.key(1), (batch, length, 512))
     reset = jax.random.uniform(jax.random.key(2), (batch, length)) < 0.01
-    return params, x, reset, ssm.initial(params, batch)
-
-
-def compiled(f: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``f`` and its gradient with respect to parameters and inputs."""
-    loss = jax.grad(lambda params, x, *rest: jnp.square(f(params, x, *rest)[0]).sum(), (0, 1))
-    return jax.jit(f), jax.jit(loss)
+    run = jax.jit(jax.grad(lambda params, x: jnp.square(f(params, x, reset, state)[0]).sum(), (0, 1)))
+    return lambda: run(params, x)
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    print(f"GEMM {gemm_rate():.0f} GFLOP/s")
-    kinds = {f"chunks of {n}": lambda *args, n=n: ssm.scan(*args, chunk=n) for n in (16, 32, 64, 128)}
-    kinds["step by step"] = step_by_step
-    both = {name: compiled(f) for name, f in kinds.items()}
-    print("length 128, batch 16           forward ms  gradient ms")
-    forward, gradient = (measured({k: f[i] for k, f in both.items()}, problem(128, 16), rounds) for i in (0, 1))
-    for name in kinds:
-        print(f"{name:30} {forward[name]:10.1f} {gradient[name]:12.1f}")
-    print("length, batch 4, chunks of 32  forward ms  gradient ms")
+    """All cases."""
+    cases: dict[tuple[str, int], tuple[Callable[[], Any], float]] = {("GFLOP/s", 0): (product(), PRODUCTS * 2 * 256**3 / 1e9)}
+    for chunk in (16, 32, 64, 128):
+        cases[f"steps/s, chunks of {chunk}", 16] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
+    cases["steps/s, step by step", 16] = gradient(step_by_step, 16, 128), 16 * 128
     for length in (128, 256, 512, 1024, 2048, 4096):
-        times = measured(dict(zip(("forward", "gradient"), compiled(ssm.scan), strict=True)), problem(length, 4), rounds)
-        print(f"{length:<30} {times['forward']:10.1f} {times['gradient']:12.1f}")
+        cases[f"steps/s, length {length}", 4] = gradient(ssm.scan, 4, length), 4 * length
+    measure(cases)
 
 
 if __name__ == "__main__":
