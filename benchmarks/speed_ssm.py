@@ -1,0 +1,53 @@
+"""Speed of the Mamba-2 layer at Drama's size (width 512, 16 heads x 64, state 16), in chunks and step by step.
+
+``python benchmarks/speed_ssm.py`` prints steps/s, sequences times their length, of a gradient with respect to parameters and
+inputs: at batch 16 and length 128 for chunks of 16 to 128 and for a scan over single steps, then in chunks at batch 4 for
+lengths 128 to 4096. Cases alternate; figures are medians over rounds, without compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from speed import PRODUCTS, measure, product
+
+from rljax import ssm
+
+
+def step_by_step(params: ssm.Params, x: jax.Array, reset: jax.Array, state: ssm.State) -> tuple[jax.Array, ssm.State]:
+    """`rljax.ssm.scan` as a scan over `rljax.ssm.step`."""
+
+    def one(state: ssm.State, now: tuple[jax.Array, jax.Array]) -> tuple[ssm.State, jax.Array]:
+        y, state = ssm.step(params, *now, state)
+        return state, y
+
+    state, y = jax.lax.scan(one, state, (jnp.swapaxes(x, 0, 1), jnp.swapaxes(reset, 0, 1)))
+    return jnp.swapaxes(y, 0, 1), state
+
+
+def gradient(f: Callable[..., Any], batch: int, length: int) -> Callable[[], Any]:
+    """A gradient through ``f``, with resets every hundred steps or so."""
+    params, state = ssm.init(jax.random.key(0), 512), ssm.initial(ssm.init(jax.random.key(0), 512), batch)
+    x = jax.random.normal(jax.random.key(1), (batch, length, 512))
+    reset = jax.random.uniform(jax.random.key(2), (batch, length)) < 0.01
+    run = jax.jit(jax.grad(lambda params, x: jnp.square(f(params, x, reset, state)[0]).sum(), (0, 1)))
+    return lambda: run(params, x)
+
+
+def main() -> None:
+    """All cases."""
+    cases: dict[tuple[str, int], tuple[Callable[[], Any], float]] = {("GFLOP/s", 0): (product(), PRODUCTS * 2 * 256**3 / 1e9)}
+    for chunk in (16, 32, 64, 128):
+        cases[f"steps/s, chunks of {chunk}", 16] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
+    cases["steps/s, step by step", 16] = gradient(step_by_step, 16, 128), 16 * 128
+    for length in (128, 256, 512, 1024, 2048, 4096):
+        cases[f"steps/s, length {length}", 4] = gradient(ssm.scan, 4, length), 4 * length
+    measure(cases)
+
+
+if __name__ == "__main__":
+    main()

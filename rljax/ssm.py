@@ -1,0 +1,184 @@
+"""The Mamba-2 layer, a selective state-space model (Dao, Gu, arXiv:2405.21060): `scan` over time, and `step` for acting.
+
+Both compute the same. From an input x_t come a gate z, a signal u, B, C and a step dt; after a causal depthwise convolution,
+each head follows ``h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t^T`` and reads ``y_t = h_t C_t + D u_t``, which a gated RMSNorm and
+a projection turn into the output. `scan` does it in chunks: within one all steps at once as matrix products, and only from
+chunk to chunk step by step (sections 6 and 7).
+
+Addition: where ``reset`` holds an episode begins, and nothing before that step matters any more, neither to the state nor to
+the convolution.
+
+Axes: B batch, T time, D width, I inner width, H heads of P numbers, N state numbers per head number, W taps, K channels I + 2N.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CHUNK = 32  # steps that are matrix products; the fastest on CPUs, at the sizes of Drama
+
+
+class Params(NamedTuple):
+    """What is learned: ``into`` [D, 2 I + 2 N + H], ``conv`` [W, K], ``bias`` [K], and per head ``dt``, ``log_a`` and ``skip``.
+
+    ``norm`` [I] scales the gated RMSNorm, ``out`` is [I, D].
+    """
+
+    into: jax.Array
+    conv: jax.Array
+    bias: jax.Array
+    dt: jax.Array
+    log_a: jax.Array
+    skip: jax.Array
+    norm: jax.Array
+    out: jax.Array
+
+
+class State(NamedTuple):
+    """What a layer remembers, float32: the last inputs of the convolution [B, W - 1, K], and h [B, H, P, N]."""
+
+    tail: jax.Array
+    h: jax.Array
+
+
+class Signals(NamedTuple):
+    """What drives the recurrence at each step: u [..., H, P], B and C [..., N], and float32 dt [..., H]."""
+
+    u: jax.Array
+    b: jax.Array
+    c: jax.Array
+    dt: jax.Array
+
+
+def init(
+    key: jax.Array, width: int, *, expand: int = 2, head: int = 64, state: int = 16, taps: int = 4, layers: int = 1
+) -> Params:
+    """Fresh `Params` as of the authors' code; ``layers`` is how many are stacked, which scales the last projection."""
+    inner, keys = expand * width, jax.random.split(key, 5)
+    heads, channels = inner // head, inner + 2 * state
+
+    def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+        return jax.random.uniform(key, shape, float, -1, 1) / np.sqrt(fan_in)
+
+    dt = jnp.exp(jax.random.uniform(keys[2], (heads,), float, np.log(1e-3), np.log(1e-1)))
+    return Params(
+        into=uniform(keys[0], (width, inner + channels + heads), width),
+        conv=uniform(keys[1], (taps, channels), taps),
+        bias=jnp.zeros(channels),
+        dt=dt + jnp.log(-jnp.expm1(-dt)),  # the inverse of softplus
+        log_a=jnp.log(jax.random.uniform(keys[3], (heads,), float, 1, 16)),
+        skip=jnp.ones(heads),
+        norm=jnp.ones(inner),
+        out=uniform(keys[4], (inner, width), inner) / np.sqrt(layers),
+    )
+
+
+def initial(params: Params, batch: int) -> State:
+    """The `State` before the first step."""
+    (taps, channels), heads, inner = params.conv.shape, params.dt.shape[0], params.norm.shape[0]
+    return State(
+        jnp.zeros((batch, taps - 1, channels), params.dt.dtype),
+        jnp.zeros((batch, heads, inner // heads, (channels - inner) // 2), params.dt.dtype),
+    )
+
+
+def scan(params: Params, x: jax.Array, reset: jax.Array, state: State, chunk: int = CHUNK) -> tuple[jax.Array, State]:
+    """``(y [B, T, D], state)`` of inputs [B, T, D] in any float type; ``reset`` [B, T] marks first steps of episodes.
+
+    Products are in the type of ``x``, decays and the state in that of the parameters. Differentiable.
+    """
+    length = x.shape[1]
+    episode = jnp.cumsum(reset, 1, dtype=jnp.int32)
+    z, before, dt = _project(params, x)
+    mixed, tail = _convolve(params, before, episode, state.tail)
+    signals = _signals(params, mixed, dt)
+    pad = -length % chunk
+    padded = jax.tree.map(lambda s: jnp.pad(s, [(0, 0), (0, pad)] + [(0, 0)] * (s.ndim - 2)), signals)
+    y, h = _chunked(params, padded, jnp.pad(episode, ((0, 0), (0, pad)), "edge"), state.h, chunk)
+    return _read(params, y[:, :length], signals.u, z), State(tail, h)
+
+
+def step(params: Params, x: jax.Array, reset: jax.Array, state: State) -> tuple[jax.Array, State]:
+    """``(y [B, D], state)`` of one input [B, D]; ``reset`` [B] says where it is the first of an episode."""
+    state = jax.tree.map(lambda s: jnp.where(reset.reshape(-1, *[1] * (s.ndim - 1)), 0, s), state)
+    z, before, dt = _project(params, x)
+    window = jnp.concatenate([state.tail, before[:, None].astype(state.tail.dtype)], 1)
+    mixed = jax.nn.silu((window.astype(x.dtype) * params.conv.astype(x.dtype)).sum(1) + params.bias.astype(x.dtype))
+    s = _signals(params, mixed, dt)
+    decay = jnp.exp(s.dt * -jnp.exp(params.log_a))
+    drive = jnp.einsum("bhp,bn->bhpn", s.u.astype(s.dt.dtype) * s.dt[..., None], s.b.astype(s.dt.dtype))
+    h = decay[..., None, None] * state.h + drive
+    y = jnp.einsum("bhpn,bn->bhp", h, s.c.astype(h.dtype))
+    return _read(params, y, s.u, z), State(window[:, 1:], h)
+
+
+def _project(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``(z [..., I], inputs of the convolution [..., K], dt [..., H])``."""
+    inner, heads = params.norm.shape[0], params.dt.shape[0]
+    z, before, dt = jnp.split(x @ params.into.astype(x.dtype), [inner, params.into.shape[1] - heads], -1)
+    return z, before, dt
+
+
+def _convolve(params: Params, x: jax.Array, episode: jax.Array, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(silu(convolution) [B, T, K], tail)``: each step sees itself and the W - 1 before it in its own episode."""
+    taps, length = params.conv.shape[0], x.shape[1]
+    before = jnp.zeros((x.shape[0], taps - 1), episode.dtype)
+    whole, number = jnp.concatenate([tail.astype(x.dtype), x], 1), jnp.concatenate([before, episode], 1)
+
+    def seen(i: int) -> jax.Array:
+        same = number[:, i : i + length] == episode
+        return jnp.where(same[..., None], whole[:, i : i + length], 0) * params.conv[i].astype(x.dtype)
+
+    mixed = sum(seen(i) for i in range(taps)) + params.bias.astype(x.dtype)
+    last = number[:, length:] == episode[:, -1:]
+    return jax.nn.silu(mixed), jnp.where(last[..., None], whole[:, length:], 0).astype(tail.dtype)
+
+
+def _signals(params: Params, mixed: jax.Array, dt: jax.Array) -> Signals:
+    inner, heads = params.norm.shape[0], params.dt.shape[0]
+    states = (mixed.shape[-1] - inner) // 2
+    u, b, c = jnp.split(mixed, [inner, inner + states], -1)
+    return Signals(u.reshape(*u.shape[:-1], heads, -1), b, c, jax.nn.softplus(dt.astype(params.dt.dtype) + params.dt))
+
+
+def _chunked(params: Params, s: Signals, episode: jax.Array, h: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """``(y [B, T, H, P] without the skip, h)``; T is a multiple of ``chunk``, and dt is 0 where nothing happens."""
+    kind = s.u.dtype
+    s, episode = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), (s, episode))
+    log = jnp.moveaxis(jnp.cumsum(s.dt * -jnp.exp(params.log_a), 2), 3, 2)  # [B, C, H, Q]: of the decay since the chunk began
+    drive = jnp.moveaxis(s.u * s.dt[..., None].astype(kind), 3, 2)  # [B, C, H, Q, P]
+    first = jnp.concatenate([jnp.zeros_like(episode[:, :1, 0]), episode[:, :-1, -1]], 1)  # what the state belongs to
+    going_on, last = episode == first[..., None], episode == episode[..., -1:]
+    causal = jnp.tril(jnp.ones((chunk, chunk), bool)) & (episode[..., :, None] == episode[..., None, :])
+
+    def decay(mask: jax.Array, log: jax.Array) -> jax.Array:
+        # masked before the exponential, whose overflow would make gradients NaN
+        return jnp.exp(jnp.where(mask[:, :, None], log, -jnp.inf))
+
+    weight = decay(causal, log[..., :, None] - log[..., None, :]).astype(kind)
+    reads = jnp.einsum("bcin,bcjn->bcij", s.c, s.b)
+    inside = (reads[:, :, None] * weight) @ drive
+    kept = decay(last, log[..., -1:] - log).astype(kind)
+    added = jnp.einsum("bchqp,bcqn->bchpn", drive * kept[..., None], s.b, preferred_element_type=h.dtype)
+    whole = decay(going_on[..., -1:], log[..., -1:])  # of a state that outlives the chunk
+
+    def carry(h: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        whole, added = x
+        return whole[..., None] * h + added, h
+
+    h, states = jax.lax.scan(carry, h, (jnp.moveaxis(whole, 1, 0), jnp.moveaxis(added, 1, 0)))
+    arriving = jnp.einsum("bcqn,cbhpn->bchqp", s.c, states.astype(kind)) * decay(going_on, log).astype(kind)[..., None]
+    y = jnp.moveaxis(inside + arriving, 2, 3)
+    return y.reshape(y.shape[0], -1, *y.shape[3:]), h
+
+
+def _read(params: Params, y: jax.Array, u: jax.Array, z: jax.Array) -> jax.Array:
+    """The skip, the gated RMSNorm and the last projection."""
+    y = y.astype(u.dtype) + u * params.skip.astype(u.dtype)[:, None]
+    gated = (y.reshape(z.shape) * jax.nn.silu(z)).astype(params.norm.dtype)
+    normal = gated * jax.lax.rsqrt(jnp.square(gated).mean(-1, keepdims=True) + 1e-5) * params.norm
+    return normal.astype(u.dtype) @ params.out.astype(u.dtype)
