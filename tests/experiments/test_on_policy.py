@@ -81,14 +81,14 @@ def test_which_loop_an_agent_learns_in():
 
 def test_what_needs_a_replay_is_refused(whole, tmp_path):
     """medium-replay, a data set and fine-tuning: one sentence each."""
-    with pytest.raises(InputError, match="learned from rollouts that it did not keep: it has no replay"):
+    with pytest.raises(InputError, match="learned from episodes that it did not keep: it has no replay"):
         load_ring(whole)
     with pytest.raises(InputError, match="it has no replay"):
         collect(envs.make("pendulum"), medium=whole, kinds=["medium-replay"], steps=100)
     made = collect(envs.make("pendulum"), medium=whole, kinds=["medium"], steps=100)
     assert abs(made["medium"].transition.action).max() <= 2
     data.save(made["medium"], tmp_path / "medium.npz")
-    with pytest.raises(InputError, match="agent ppo learns from its own rollouts alone: use rljax train, without --data"):
+    with pytest.raises(InputError, match="agent ppo learns from its own episodes alone: use rljax train, without --data"):
         prepare(ppo, TINY, "pendulum", data=tmp_path / "medium.npz", **COUNTS)
     with pytest.raises(InputError, match="agent ppo cannot go on from a run"):
         prepare(ppo, TINY, "pendulum", start=Start(load(whole)), **COUNTS)
