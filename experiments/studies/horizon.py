@@ -175,7 +175,7 @@ def correlations(rows: list[Row]) -> pd.DataFrame:
 
 def _rank(x: Any, y: Any) -> Row:
     """The correlation, and the percentiles of 2 000 bootstrap samples of MDPs; infinity is the highest rank."""
-    pair = np.nan_to_num(np.stack([x, y], 1).astype(float), posinf=1e300)
+    pair = np.stack([x, y], 1).astype(float)
     rng = np.random.default_rng(0)
     drawn = [spearmanr(*pair[rng.integers(0, len(pair), len(pair))].T).statistic for _ in range(2_000)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
