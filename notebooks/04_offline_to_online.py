@@ -67,27 +67,29 @@ jax.tree.map(
 )
 
 # %% [markdown]
-# WSRL with its warm-up; without; Cal-QL that keeps half of every batch from the data; CQL that keeps nothing.
+# WSRL with its warm-up, and without:
 
 # %%
-results = {
-    "WSRL": rljax.train(wsrl, config, "pendulum", start=start, steps=4_000, **counts),
-    "WSRL, no warm-up": rljax.train(
-        wsrl, config, "pendulum", start=rljax.Start(offline["calql"], warmup=0), steps=4_000, **counts
-    ),
-    "Cal-QL, half retained": rljax.train(
-        calql,
-        offline["calql"].setup.configs[0],
-        "pendulum",
-        data=data,
-        start=rljax.Start(offline["calql"], retain=0.5),
-        steps=4_000,
-        **counts,
-    ),
-    "CQL, none retained": rljax.train(
-        cql, offline["cql"].setup.configs[0], "pendulum", start=rljax.Start(offline["cql"]), steps=4_000, **counts
-    ),
-}
+results = {"WSRL": rljax.train(wsrl, config, "pendulum", start=start, steps=2_000, **counts)}
+
+# %%
+at_once = rljax.Start(offline["calql"], warmup=0)
+results["WSRL, no warm-up"] = rljax.train(wsrl, config, "pendulum", start=at_once, steps=2_000, **counts)
+
+# %% [markdown]
+# Cal-QL that keeps half of every batch from the data, and CQL that keeps nothing:
+
+# %%
+retained = rljax.Start(offline["calql"], retain=0.5)
+results["Cal-QL, half retained"] = rljax.train(
+    calql, offline["calql"].setup.configs[0], "pendulum", data=data, start=retained, steps=2_000, **counts
+)
+
+# %%
+alone = rljax.Start(offline["cql"])
+results["CQL, none retained"] = rljax.train(
+    cql, offline["cql"].setup.configs[0], "pendulum", start=alone, steps=2_000, **counts
+)
 
 # %%
 figure = Figure(figsize=(7, 4), layout="constrained")

@@ -179,7 +179,12 @@ def actor_step(
 
 
 def policy_step(
-    config: Any, networks: Networks, state: Any, obs: jax.Array, key: jax.Array, pool: Callable[..., jax.Array] = jnp.min
+    config: Any,
+    networks: Networks,
+    state: Any,
+    obs: jax.Array,
+    key: jax.Array,
+    pool: Callable[..., jax.Array] = losses.smallest,
 ) -> tuple[Any, jax.Array, Metrics]:
     """``(state, entropy, metrics)`` after one Adam step of the actor on E[alpha log pi - pool_j Q_j]."""
     alpha = jnp.exp(state.alpha.params)

@@ -80,6 +80,15 @@ def chosen(out: jax.Array, action: jax.Array) -> jax.Array:
     return jnp.take_along_axis(out, action[None, :, None, None], 2)[:, :, 0]
 
 
+def smallest(values: jax.Array, axis: int = 0) -> jax.Array:
+    """The minimum along ``axis``, and all of its gradient to the first that attains it.
+
+    The gradient of ``jnp.min`` divides by the number of equals, which is 0 / 0 where a compiler rounds the values once more.
+    """
+    index = jnp.expand_dims(values.argmin(axis), axis)
+    return jnp.take_along_axis(values, index, axis).squeeze(axis)
+
+
 def least(head: Head, out: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``(value [...], out [..., size])`` of the critic of least value, place by place, of outputs [N, ..., size]."""
     value = head.value(out)

@@ -36,6 +36,18 @@ def test_td_target_against_numpy(dtype):
     assert out.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_smallest_has_all_of_the_gradient(axis):
+    """The minimum of an ensemble, differentiated for one member only, also where two are equal."""
+    values = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    values = np.concatenate([values, values], axis)  # every minimum twice
+    np.testing.assert_array_equal(losses.smallest(jnp.asarray(values), axis), values.min(axis))
+    gradient = np.asarray(jax.grad(lambda x: (2 * losses.smallest(x, axis)).sum())(jnp.asarray(values)))
+    expected = np.zeros_like(values)
+    np.put_along_axis(expected, np.expand_dims(values.argmin(axis), axis), 2, axis)
+    np.testing.assert_array_equal(gradient, expected)
+
+
 def test_td_target_is_not_differentiated():
     """No gradient flows into reward, value or discount."""
     grads = jax.grad(lambda r, v, d: losses.td_target(r, jnp.zeros(3), v, d).sum(), (0, 1, 2))(jnp.ones(3), jnp.ones(3), 0.9)

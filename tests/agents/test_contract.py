@@ -384,6 +384,7 @@ def test_a_seed_in_a_vmap_is_the_seed_alone(name):
         for (path, x), (_, y) in zip(jax.tree.leaves_with_path(states), jax.tree.leaves_with_path(state), strict=True):
             if ".mu" in jax.tree_util.keystr(path):  # Adam's first moment after one step is the gradient / 10
                 moments += 1
+                assert np.isfinite(y).all(), path
                 np.testing.assert_allclose(x[i], y, rtol=0, atol=1e-5 * np.abs(y).max() + 1e-12, err_msg=str(path))
         assert moments or name in COUNTING
 
