@@ -369,11 +369,11 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
             state = jax.block_until_ready(_beginning(setup, setup.origin.state if setup.origin else ()))
         return Progress(0, state, ~jnp.asarray(_already_diverged(setup)), setup.capacity()), []
     step, host = found
-    store.truncate(out / "metrics.jsonl", host["metrics_bytes"])
-    store.append(out / "metrics.jsonl", host["pending"])
     shapes = _shapes(setup, host["capacity"])
     agent = store.load(out, step, "agent", shapes.agent)
     rest = store.load(out, step, "loop", shapes._replace(agent=()))
+    store.truncate(out / "metrics.jsonl", host["metrics_bytes"])
+    store.append(out / "metrics.jsonl", host["pending"])
     capacity = setup.capacity(host["capacity"])
     larger = _shapes(setup, capacity)
     state = rest._replace(agent=agent, ring=_grow(rest.ring, larger.ring), extras=_grow(rest.extras, larger.extras))

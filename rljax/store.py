@@ -193,13 +193,26 @@ def drop_after(run: Path, step: int) -> None:
 
 
 def load(run: Path, step: int, name: str, target: PyTree) -> PyTree:
-    """One tree of checkpoint ``step``, with the structure, shapes and dtypes of ``target`` (`jax.eval_shape` will do)."""
+    """One tree of checkpoint ``step``, with the structure, shapes and dtypes of ``target`` (`jax.eval_shape` will do).
+
+    Raises:
+        InputError: if it holds another structure or other shapes, as those of another version may.
+    """
     import orbax.checkpoint as ocp
 
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(run.resolve() / "checkpoints" / str(step) / name, target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = checkpointer.restore(run.resolve() / "checkpoints" / str(step) / name, target)
+        if len(jax.tree.leaves(found)) < len(jax.tree.leaves(target)):  # where () was kept, () comes back
+            raise ValueError("an array is missing")
+        return found
+    except ValueError as error:
+        raise InputError(
+            f"the checkpoint of step {step} in {run} holds other arrays than this code's: use the version that wrote it "
+            "(versions.json), or start anew with --fresh"
+        ) from error
 
 
 def digest(tree: PyTree) -> str:

@@ -147,6 +147,18 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert names(tmp_path) == ["7"]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [Pair((), jnp.arange(4)), Pair(jnp.arange(2), jnp.arange(3)), {"second": jnp.arange(3)}, jnp.arange(3)],
+    ids=["shape", "one more array", "one name less", "no container"],
+)
+def test_a_checkpoint_of_other_arrays_is_told(tmp_path, other):
+    """What another version's state was made of is not this one's."""
+    store.save(tmp_path, 7, {"agent": Pair((), jnp.arange(3))}, {})
+    with pytest.raises(InputError, match="the checkpoint of step 7 in .* holds other arrays than this code's: use the version"):
+        store.load(tmp_path, 7, "agent", jax.eval_shape(lambda: other))
+
+
 def test_a_folder_without_checkpoints(tmp_path):
     """There is none, whether or not the folder of checkpoints exists."""
     assert store.newest(tmp_path, pytest.fail) is None
