@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import tyro
@@ -106,6 +107,7 @@ def complexities(study: Study) -> list[Row]:
         row = {"mdp": label, "agent": agent} | facts | complexity(agent, env, facts, parse_seeds(study.seeds))
         store.append(path, store.encode(row))
         rows.append(row)
+        jax.clear_caches()  # each program keeps memory mappings, of which a process may only have so many
         print(f"{label} {agent}: {row['median']:g} env steps, effective horizon {facts['effective_horizon']:.2f}")
     return rows
 
