@@ -1,9 +1,10 @@
 """Sample complexity against the effective horizon: ``python -m rljax.experiments.studies.horizon --out FOLDER``.
 
-SQIRL, GORP, PPO and DQN learn deterministic MDPs: synthetic families of several sizes, and those in ``--files``. Sample
-complexity is the median over seeds of the env step after which an evaluation first gives the optimal return, infinite if half
-of the seeds never do. As in arXiv:2304.09853 and arXiv:2312.08369 the least number of episodes that suffices is searched for
-SQIRL and GORP (here among powers of 4), with the k that the analysis gives, and PPO and DQN have the better of two settings.
+SQIRL, GORP, PPO and DQN learn deterministic MDPs: synthetic families of several sizes, with actions in another order in each
+state, and those in ``--files``. Sample complexity is the median over seeds of the first env step after which an evaluation
+gives the optimal return, infinite if half of the seeds never do; what a policy does before it has learned does not count. As
+in arXiv:2304.09853 and arXiv:2312.08369 the least number of episodes that suffices is searched for SQIRL and GORP (here among
+powers of 4), with the k that the analysis gives, and PPO and DQN have the better of two settings.
 
 It prints rank correlations with the effective horizon and other measures, and keeps FOLDER/complexity.jsonl, with the step of
 each seed, FOLDER/correlation.json and FOLDER/complexity.png. A study that was stopped goes on where it was.
@@ -98,8 +99,9 @@ def complexities(study: Study) -> list[Row]:
     rows: list[Row] = store.read_rows(path) if path.exists() else []
     done = {(row["mdp"], row["agent"]) for row in rows}
     for name, agent in itertools.product((*FAMILIES, *(f"tabular/{file}" for file in study.files)), study.agents):
-        env = envs.make(name)
-        assert isinstance(env, Env)  # nothing tabular is simulated on the host
+        made = envs.make(name)
+        assert isinstance(made, Env)  # nothing tabular is simulated on the host
+        env = reordered(made) if name in FAMILIES else made
         label = f"tabular/{Path(name).stem}" if name.endswith(tabular.SUFFIX) else name
         if (label, agent) in done:
             continue
@@ -110,6 +112,15 @@ def complexities(study: Study) -> list[Row]:
         jax.clear_caches()  # each program keeps memory mappings, of which a process may only have so many
         print(f"{label} {agent}: {row['median']:g} env steps, effective horizon {facts['effective_horizon']:.2f}")
     return rows
+
+
+def reordered(env: Env) -> Env:
+    """A tabular env with its actions in a random order in each state, so that doing the same everywhere is nothing special."""
+    mdp, _ = tabular.from_env(env, identify=lambda state: state.at)
+    states, actions, _ = mdp.successor.shape
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(actions), (states, 1)), axis=1)[..., None]
+    moved = {name: np.take_along_axis(getattr(mdp, name), order, 1) for name in ("successor", "reward", "probability")}
+    return tabular.from_mdp(mdp._replace(**moved), name=env.name)
 
 
 def analysis(env: Env) -> Row:
@@ -162,7 +173,7 @@ def steps_to_optimum(agent: str, setting: Row, env: Env, facts: Row, seeds: Sequ
     result = finished(training.train(module, config, env, num_envs=8 if agent == "ppo" else 1, **counts))
     first = dict.fromkeys(seeds, np.inf)
     for row in reversed(result.rows):
-        if row["kind"] == "eval" and row["eval/return"] >= facts["optimal"] - 1e-4:
+        if row["kind"] == "eval" and row["step"] and row["eval/return"] >= facts["optimal"] - 1e-4:
             first[row["seed"]] = row["step"]
     return {"median": float(np.median(list(first.values()))), "steps": list(first.values()), "setting": setting}
 
