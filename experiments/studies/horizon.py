@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 import tyro
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import ConstantInputWarning, spearmanr
 
 from rljax import envs, horizon, store
 from rljax.base import Env, InputError
@@ -195,7 +196,9 @@ def _rank(x: Any, y: Any) -> Row:
     """The correlation, and the percentiles of 2 000 bootstrap samples of MDPs; infinity is the highest rank."""
     pair = np.stack([x, y], 1).astype(float)
     rng = np.random.default_rng(0)
-    drawn = [spearmanr(*pair[rng.integers(0, len(pair), len(pair))].T).statistic for _ in range(2_000)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)  # of samples of few MDPs
+        drawn = [spearmanr(*pair[rng.integers(0, len(pair), len(pair))].T).statistic for _ in range(2_000)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return {"spearman": round(float(spearmanr(*pair.T).statistic), 3), "low": round(low, 3), "high": round(high, 3)}
 

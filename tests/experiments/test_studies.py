@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from rljax import data, envs
+from rljax.envs import tabular
+from rljax.experiments import report
 from rljax.experiments.collect import collect
-from rljax.experiments.studies import heads, online
+from rljax.experiments.studies import heads, horizon, online
 
 
 @pytest.fixture
@@ -83,3 +85,38 @@ def test_a_study_of_no_data_is_one_sentence(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         online.main()
     assert end.value.code == 2 and "no.npz" in capsys.readouterr().err
+
+
+def test_actions_are_reordered_and_nothing_else():
+    """The analysis of an MDP is the same; which action is the best one is not."""
+    made = envs.make("tabular/chain?length=6")
+    other = horizon.reordered(made)
+    assert horizon.analysis(other) == horizon.analysis(made)
+    first, second = (tabular.from_env(env, identify=lambda state: state.at)[0] for env in (made, other))
+    right = [np.argmax(mdp.successor[:-1, :, 0] == np.arange(1, 6)[:, None], 1).tolist() for mdp in (first, second)]
+    assert len(set(right[0])) == 1 < len(set(right[1]))
+
+
+def test_sample_complexity(tmp_path, monkeypatch):
+    """A row for each MDP and agent, which is not computed again; GORP finds the optimum of a trap, after it has learned."""
+    monkeypatch.setattr(horizon, "FAMILIES", ("tabular/trap?k=2",))
+    study = horizon.Study(tmp_path, seeds="3", agents=("gorp",))
+    (row,) = horizon.complexities(study)
+    assert row["k_min"] == 2 and row["setting"]["k"] == 2 and 0 < row["median"] == np.median(row["steps"]) < np.inf
+    monkeypatch.setattr(horizon, "complexity", None)
+    assert horizon.complexities(study) == [row]
+
+
+def test_rank_correlations(tmp_path):
+    """By hand: infinity is the highest rank, and an interval holds the correlation."""
+    measures = {"effective_horizon": [1, 2, 3, 4, 5], "epw": [5, 4, 3, 2, 1], "covering": [1, 3, 2, 5, 4]}
+    medians = [10.0, 20.0, 30.0, np.inf, np.inf]
+    rows = [
+        {"mdp": f"tabular/trap?k={i}", "agent": "ppo", "median": medians[i]} | {m: x[i] for m, x in measures.items()}
+        for i in range(5)
+    ]
+    table = horizon.correlations(rows).set_index("with")["spearman"]
+    assert table["effective horizon"] == pytest.approx(0.975, abs=1e-3) == -table["planning window"]
+    assert 0.5 < table["log covering length"] < 0.975
+    report.save_png(horizon.figure(rows), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
