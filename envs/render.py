@@ -54,6 +54,15 @@ def render(env: Env | HostEnv, states: Any, obs: np.ndarray, reward: np.ndarray)
     return ".gif", _animation(*drawing, np.asarray(obs), np.cumsum(reward))
 
 
+def colors(images: np.ndarray) -> np.ndarray:
+    """RGB [..., 3] of images [..., C] in [0, 1]: as they are, grey, or of more channels the strongest one in its colour."""
+    channels = images.shape[-1]
+    if channels in (1, 3):
+        return np.broadcast_to(images, (*images.shape[:-1], 3))
+    palette, strength = np.array(PALETTE) / 255, images.max(-1, keepdims=True)
+    return (1 - strength) * palette[0] + strength * palette[1 + images.argmax(-1) % (len(PALETTE) - 1)]
+
+
 def _scene(env: Any, x: Any) -> str:
     """Brax's page, whose viewer is loaded from the network; ``x`` are the links' transforms, leaves [T, links, ...]."""
     from brax.io import html

@@ -107,6 +107,7 @@ class Play:
     episodes: int = 1  # how many episodes
     json: bool = False  # print one JSON object
     out: Path | None = None  # the file to draw into [RUN/play.gif, .html or .png, as the environment can]
+    imagine: bool = False  # draw what the agent's world model makes of the episode [RUN/imagine.png]
 
 
 def main() -> None:
@@ -291,10 +292,10 @@ def play(args: list[str]) -> int:
     from rljax.experiments import report
     from rljax.experiments.train import load
 
-    numbers, suffix, contents = report.play(load(given.run), given.seed, given.episodes)
-    path = given.out or given.run / f"play{suffix}"
+    numbers, suffix, contents = report.play(load(given.run), given.seed, given.episodes, given.imagine)
+    path = given.out or given.run / f"{'imagine' if given.imagine else 'play'}{suffix}"
     if path.suffix != suffix:
-        raise InputError(f"this environment is drawn as {suffix}, so --out must end in it, got {path}")
+        raise InputError(f"this is drawn as {suffix}, so --out must end in it, got {path}")
     path.write_bytes(contents)
     if given.json:
         print(json.dumps(numbers | {"file": str(path)}))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rljax import evaluate, statistics, store
 from rljax.base import Env, HostEnv, InputError
 from rljax.data import ENDS, Dataset
+from rljax.experiments import imagination
 from rljax.experiments.train import Result, Rows
 
 
@@ -124,9 +125,14 @@ def save_curve(rows: Rows, run: dict[str, Any], path: Path) -> None:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write ``figure`` to ``path``, whole or not at all."""
+    path.write_bytes(png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """``figure`` as the contents of a PNG."""
     contents = io.BytesIO()
     figure.savefig(contents, format="png", dpi=130)
-    path.write_bytes(contents.getvalue())
+    return contents.getvalue()
 
 
 def dataset_table(numbers: dict[str, Any]) -> str:
@@ -176,11 +182,13 @@ def _some(values: Any) -> str:
     return f"[{text}{' ...' if len(values) > 8 else ''}]" if len(values) > 1 else text
 
 
-def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any], str, bytes]:
+def play(result: Result, seed: int | None, episodes: int, imagine: bool = False) -> tuple[dict[str, Any], str, bytes]:
     """``(numbers, suffix, contents)`` of ``episodes`` greedy episodes of the learner with this seed: the first is drawn.
 
+    With ``imagine`` the drawing is that of `rljax.experiments.imagination`.
+
     Raises:
-        InputError: if the run has no such seed.
+        InputError: if the run has no such seed, or to imagine no world model.
     """
     from rljax.envs.render import render
 
@@ -194,6 +202,7 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
     if env is None:
         raise InputError("play needs an environment, this run was trained with --eval none")
     index, key = seeds.index(seed), jax.random.key(seed)
+    drawn = imagination.strip(result, index, key) if imagine else None
     if isinstance(env, Env):
         states, obs, reward, alive = _rollout(result, index, env.resize(episodes), key)
     else:
@@ -201,7 +210,7 @@ def play(result: Result, seed: int | None, episodes: int) -> tuple[dict[str, Any
     returns, lengths = np.sum(reward, 0, where=alive), alive.sum(0)
     length = lengths[0]
     states, obs = jax.tree.map(lambda x: x[:length], (states, obs))
-    suffix, contents = render(env, states, np.asarray(obs), reward[:length, 0])
+    suffix, contents = (".png", png(drawn)) if drawn else render(env, states, np.asarray(obs), reward[:length, 0])
     numbers = {"seed": seed, "returns": returns.tolist(), "lengths": lengths.tolist()}
     return numbers, suffix, contents
 

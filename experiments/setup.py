@@ -126,6 +126,11 @@ class Setup:
         return self.learning is loops.online
 
     @property
+    def warms_up(self) -> bool:
+        """Whether there may be env steps without learning before the others."""
+        return self.replays or self.learning is loops.sequences
+
+    @property
     def stride(self) -> int:
         """Steps of one iteration."""
         if self.replays:
@@ -146,12 +151,13 @@ class Setup:
         learning = Phase("online" if self.interacts else "offline", self.learning, self.total)
         if not self.warmup:
             return (learning,)
-        return Phase("warmup", loops.frozen if self.switch else loops.warm_up, self.warmup), learning
+        random = loops.warm_up if self.replays else loops.sequences_warm_up
+        return Phase("warmup", loops.frozen if self.switch else random, self.warmup), learning
 
     @property
     def warmup(self) -> int:
         """Iterations of the warm-up."""
-        if not self.replays:
+        if not self.warms_up:
             return 0
         return -(-(self.switch.warmup if self.switch else self.configs[0].warmup) // self.stride)
 
@@ -173,7 +179,7 @@ class Setup:
     def capacity(self, at_least: int = 0) -> int:
         """Transitions in each learner's ring: the config's, but no more than the run has steps; none without replay."""
         keeps = self.learning is loops.episodes and self.agent.make(self.spec, self.configs[0]).keep is not None
-        if not (self.replays or keeps):
+        if not (self.warms_up or keeps):
             return 0
         return max(min(getattr(self.configs[0], "capacity", CAPACITY), self.total * self.stride), at_least)
 
@@ -496,6 +502,8 @@ def _check_sources(setup: Setup, dataset: Dataset | None) -> None:
         raise InputError(f"{where} {said}")
     if setup.learning is loops.episodes and setup.env.num_envs != 1:
         raise InputError(f"agent {name} plays as many episodes at once as its config says: leave out --num-envs")
+    if setup.learning is loops.sequences:
+        _check_rows(setup)
     mixes = hasattr(setup.configs[0], "recorded")
     if mixes and dataset is None:
         raise InputError(f"agent {name} learns from recorded data beside its own: give a data set with --data")
@@ -506,6 +514,15 @@ def _check_sources(setup: Setup, dataset: Dataset | None) -> None:
     if dataset is not None and not mixes and not (setup.switch and setup.switch.retain):
         keep = "keep a fraction of it in each batch with --retain" if setup.switch else "use rljax finetune"
         raise InputError(f"agent {name} learns from its own experience: leave out --data, or {keep}")
+
+
+def _check_rows(setup: Setup) -> None:
+    """Raise `InputError` unless each env has the steps of a sequence when learning begins, and keeps as many."""
+    config, num = setup.configs[0], setup.env.num_envs if setup.env else 1
+    longest = max(config.length, config.context)
+    for name, rows in (("warmup", setup.warmup * setup.stride // num), ("capacity", config.capacity // num)):
+        if rows < longest:
+            raise InputError(f"config.{name} must be at least {longest * num}: {longest} steps of a sequence in {num} envs")
 
 
 def _with_data(setup: Setup, dataset: Dataset, sampling: str) -> Setup:

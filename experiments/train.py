@@ -34,6 +34,7 @@ _WHAT = MappingProxyType(
     {
         loops.online: "num_envs",
         loops.on_policy: "one rollout's env steps,",
+        loops.sequences: "the env steps of one update,",
         loops.episodes: "the env steps of one iteration's episodes,",
         loops.offline: "one update's critic steps,",
     }
@@ -416,7 +417,7 @@ def _log(out: Path | None, rows: Rows, name: str = "metrics.jsonl") -> Rows:
 def _compile(setup: Setup, at: Progress, data: Any, out: Path | None) -> Progress:
     """Compile the chunk that comes next by running no iteration of it."""
     begin, loop = time.monotonic(), setup.loop(at.iteration)
-    with progress.compiling("the warm-up" if loop in (loops.warm_up, loops.frozen) else "the updates"):
+    with progress.compiling("the warm-up" if setup.phase(at.iteration + 1) == "warmup" else "the updates"):
         state, _, _ = jax.block_until_ready(_run_chunk(setup, at, data, 0))
     step = at.iteration * setup.stride
     _log(out, [{"step": step, "compiled": loop.__name__, "seconds": round(time.monotonic() - begin, 2)}], "timing.jsonl")
@@ -610,6 +611,8 @@ def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.L
     retain = setup.switch.retain if setup.switch else 0.0
     if setup.replays:
         return _online, (setup.loop(t), setup.agent, setup.env, capacity, setup.reward, retain)
+    if setup.learning is loops.sequences:
+        return _sequential, (setup.loop(t), setup.agent, setup.env, capacity, setup.reward)
     if setup.learning is loops.episodes:
         return _episodic, (setup.agent, setup.env, capacity, setup.reward)
     if setup.interacts:
@@ -630,6 +633,12 @@ def _online(
 def _episodic(module: ModuleType, env: Env, capacity: int, reward: Reward, config: Any) -> loops.Loop:
     agent = _with_rewards(module.make(env.spec, config), reward)
     return loops.episodes(agent, env, getattr(config, "batch_size", 0), capacity, _returned(module, reward, config))
+
+
+def _sequential(
+    loop: Callable[..., loops.Loop], module: ModuleType, env: Env, capacity: int, reward: Reward, config: Any
+) -> loops.Loop:
+    return loop(_with_rewards(module.make(env.spec, config), reward), env, config.batch_size, capacity)
 
 
 def _returned(module: ModuleType, reward: Reward, config: Any) -> replay.Returns:

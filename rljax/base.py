@@ -118,8 +118,9 @@ class Agent(NamedTuple):
     ``act(state, memory, obs[E], key) -> (action[E], memory)`` explores;
     ``mode(state, memory, obs[E]) -> (action[E], memory)`` exploits;
     ``update(state, batch, key) -> (state, metrics)`` takes a `Batch` of ``batches`` = U batches and makes U critic steps,
-    or learns from a rollout [T, E, ...] of ``batches`` = T steps (`rljax.loops.on_policy`).
-    ``draw`` is a `rljax.replay.Draw`: what `rljax.loops.online` draws for an update; None is new experience alone.
+    or learns from a rollout [T, E, ...] of ``batches`` = T steps (`rljax.loops.on_policy`), or from sequences after as many
+    (`rljax.loops.sequences`). ``draw`` is what is drawn for an update, in `rljax.loops.online` a `rljax.replay.Draw`, or None
+    for new experience alone, and in `sequences` what `rljax.replay.sequences` gives.
     ``episodes`` is how many whole episodes `rljax.loops.episodes` plays before each update, and ``keep(state, memory) ->
     bool [n]`` says from which of their steps on transitions are kept for replay; None: the update gets the episodes themselves.
     """
@@ -130,7 +131,7 @@ class Agent(NamedTuple):
     mode: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
     update: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
     batches: int
-    draw: Callable[..., Batch] | None = None
+    draw: Callable[..., Any] | None = None
     episodes: int | None = None
     keep: Callable[[PyTree, PyTree], jax.Array] | None = None
 

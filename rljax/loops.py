@@ -111,6 +111,38 @@ def on_policy(agent: Agent, env: Env) -> Loop:
     return Loop(lambda key: _init(agent, env, 0, None, key), step)
 
 
+def sequences(agent: Agent, env: Env, batch_size: int, capacity: int, returns: None = None) -> Loop:
+    """One iteration: T = ``agent.batches`` env steps in each of E envs, then one ``agent.update`` on sequences of the ring.
+
+    ``agent.draw`` (`rljax.replay.sequences`) draws them. The ring's rows have no ``next_obs``: row t + 1 of an env is the step
+    after row t, or the first of a new episode. Metrics as of `online`.
+    """
+    draw: Any = agent.draw
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_rows, key_sample, key_update = jax.random.split(state.key, 4)
+        state, episodes = _rows(agent, env, agent.act, state, t, key_rows)
+        batch, counts = draw(state.ring, state.extras, (t + 1) * agent.batches, key_sample)
+        agent_state, metrics = agent.update(state.agent, batch, key_update)
+        return state._replace(agent=agent_state, extras=counts, key=key), metrics | episodes
+
+    return Loop(lambda key: _init_sequences(agent, env, capacity, key), step)
+
+
+def sequences_warm_up(agent: Agent, env: Env, batch_size: int, capacity: int, returns: None = None) -> Loop:
+    """`sequences` without updates, under uniform random actions; its state is that of `sequences`, ready to go on."""
+
+    def act(state: PyTree, memory: PyTree, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
+        return random_action(env.spec.action, key, env.num_envs), memory
+
+    def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
+        key, key_rows = jax.random.split(state.key)
+        state, episodes = _rows(agent, env, act, state, t, key_rows)
+        return state._replace(key=key), episodes
+
+    return Loop(lambda key: _init_sequences(agent, env, capacity, key), step)
+
+
 def offline(agent: Agent, batch_size: int) -> Loop:
     """One iteration: one call of ``agent.update`` on batches [U, B] drawn from ``data``, a `replay.Recorded`; no env."""
 
@@ -215,6 +247,27 @@ def _init(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None,
         episode_length=jnp.zeros(env.num_envs, jnp.int32),
         key=key,
     )
+
+
+def _init_sequences(agent: Agent, env: Env, capacity: int, key: jax.Array) -> LoopState:
+    state = _init(agent, env, capacity, None, key)
+    count = jnp.zeros(env.num_envs, jnp.int32)
+    return state._replace(ring=state.ring._replace(next_obs=()), extras=replay.init(replay.Counts(count, count), capacity))
+
+
+def _rows(agent: Agent, env: Env, act: Act, state: LoopState, t: jax.Array, key: jax.Array) -> tuple[LoopState, Metrics]:
+    """``agent.batches`` env steps in each env, and a row of the ring for each, which has begun no sequence yet."""
+    count = jnp.zeros(env.num_envs, jnp.int32)
+
+    def interact(state: LoopState, x: tuple[jax.Array, jax.Array]) -> tuple[LoopState, Metrics]:
+        slot, key = x
+        state, row, episodes = _interact(agent, env, act, state, *jax.random.split(key))
+        ring = replay.add(state.ring, row._replace(next_obs=()), slot)
+        return state._replace(ring=ring, extras=replay.add(state.extras, replay.Counts(count, count), slot)), episodes
+
+    slots = t * agent.batches + jnp.arange(agent.batches)
+    state, episodes = jax.lax.scan(interact, state, (slots, jax.random.split(key, agent.batches)))
+    return state, jax.tree.map(jnp.sum, episodes)
 
 
 def _unknown(returns: replay.Returns, num: int) -> PyTree:

@@ -1,4 +1,4 @@
-"""One optimiser step, target averaging, and the multiplier of a constraint."""
+"""One optimiser step, step sizes, target averaging, LaProp, and the multiplier of a constraint."""
 
 from __future__ import annotations
 
@@ -51,3 +51,19 @@ def polyak(target: PyTree, online: PyTree, tau: jax.Array | float) -> PyTree:
 def log_multiplier(optimizer: optax.GradientTransformation, value: jax.Array | float) -> Model:
     """A positive multiplier, stored as its logarithm (a scalar), that starts at ``value``."""
     return model(optimizer, jnp.log(jnp.asarray(value, float)))
+
+
+def laprop(
+    lr: jax.Array | float, warmup: jax.Array | float, max_norm: jax.Array | float, eps: float = 1e-20
+) -> optax.GradientTransformation:
+    """LaProp (arXiv:2002.04839) with decays 0.9 and 0.999: momentum of gradients that are divided by their deviation first.
+
+    The step size rises to ``lr`` along a line within ``warmup`` optimiser steps; gradients are clipped to a global norm of
+    ``max_norm`` before.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(max_norm),
+        optax.scale_by_rms(0.999, eps, eps_in_sqrt=False, bias_correction=True),
+        optax.ema(0.9),
+        optax.scale_by_schedule(lambda count: -lr * jnp.minimum((count + 1) / warmup, 1.0)),
+    )

@@ -135,6 +135,74 @@ def either(probability: jax.Array | float) -> Draw:
     return draw
 
 
+class Counts(NamedTuple):
+    """How often each row of a ring [slots, E] began a sequence that was learned from, and one that imagination went on from."""
+
+    learned: Any
+    imagined: Any
+
+
+def newest_first(counts: Counts, ratio: float) -> tuple[jax.Array, Callable[[Counts], jax.Array]]:
+    """Drama's dynamic frequency-based sampling (arXiv:2410.08893 section 3.4): scores to learn from, and to imagine from.
+
+    The model learns from p ~ exp(-v / 10), v the times that it has, new rows first; imagination goes on from
+    p ~ exp(min(0, v - b) / 10), b its own times divided by ``ratio``, how many times more often it draws.
+    """
+
+    def to_imagine(counts: Counts) -> jax.Array:
+        return jnp.minimum(counts.learned - counts.imagined / ratio, 0.0) / 10
+
+    return -counts.learned / 10, to_imagine
+
+
+def evenly(counts: Counts, ratio: float) -> tuple[jax.Array, Callable[[Counts], jax.Array]]:
+    """Scores of uniform sampling: 0."""
+    return jnp.zeros(counts.learned.shape), lambda counts: jnp.zeros(counts.imagined.shape)
+
+
+def starts(scores: jax.Array, t: jax.Array, length: int, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
+    """``(slot [num], env [num])``, different ones with p ~ exp(``scores`` [slots, E]), of windows of ``length`` rows.
+
+    ``t`` rows were added to the ring, no fewer than ``length``. Where it holds fewer than ``num`` windows, all come again. The
+    largest of scores plus Gumbel noise are a sample without replacement.
+    """
+    slots, num_envs = scores.shape
+    filled = jnp.minimum(t, slots)
+    age = (jnp.arange(slots) - (t - filled)) % slots  # 0 is the oldest row
+    fits = age <= filled - length
+    noisy = jnp.where(fits[:, None], scores + jax.random.gumbel(key, scores.shape), -jnp.inf)
+    size = min(num, scores.size)
+    best = jax.lax.top_k(noisy.reshape(-1), size)[1]
+    best = best[jnp.arange(num) % jnp.minimum(fits.sum() * num_envs, size)]
+    return best // num_envs, best % num_envs
+
+
+def window(ring: PyTree, slot: jax.Array, env: jax.Array, length: int) -> PyTree:
+    """Windows [num, length, ...] of consecutive rows of one env each."""
+    slots = jax.tree.leaves(ring)[0].shape[0]
+    at = (slot[:, None] + jnp.arange(length)[None]) % slots
+    return jax.tree.map(lambda x: x[at, env[:, None]], ring)
+
+
+def sequences(scores: Callable, num: int, length: int, num_dreams: int, context: int) -> Callable[..., tuple[Batch, Counts]]:
+    """What `rljax.loops.sequences` draws: ``draw(ring, counts, t, key) -> (batch, counts)``.
+
+    The batch has transitions [num, length, ...] to learn from, and as extras those [num_dreams, context, ...] that
+    imagination goes on from. ``scores`` is `newest_first`, `evenly` or the like.
+    """
+
+    def draw(ring: PyTree, counts: Counts, t: jax.Array, key: jax.Array) -> tuple[Batch, Counts]:
+        key_learn, key_imagine = jax.random.split(key)
+        to_learn, to_imagine = scores(counts, num_dreams / num)
+        at = starts(to_learn, t, length, key_learn, num)
+        counts = counts._replace(learned=counts.learned.at[at].add(1))
+        dreams = starts(to_imagine(counts), t, context, key_imagine, num_dreams)
+        counts = counts._replace(imagined=counts.imagined.at[dreams].add(1))
+        return Batch(window(ring, *at, length), window(ring, *dreams, context)), counts
+
+    return draw
+
+
 def fill_returns(extras: Any, ring: PyTree, t: jax.Array, horizon: int, returns: Returns) -> Any:
     """``extras`` [slots, E] with the ``mc_return`` of every row of ``ring`` whose episode has ended, where it was -inf.
 

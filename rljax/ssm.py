@@ -92,6 +92,7 @@ def scan(params: Params, x: jax.Array, reset: jax.Array, state: State, chunk: in
     Products are in the type of ``x``, decays and the state in that of the parameters. Differentiable.
     """
     length = x.shape[1]
+    chunk = min(chunk, length)
     episode = jnp.cumsum(reset, 1, dtype=jnp.int32)
     z, before, dt = _project(params, x)
     mixed, tail = _convolve(params, before, episode, state.tail)

@@ -498,3 +498,46 @@ def test_rollouts_run_under_key_reuse_checks(key_reuse_checks):
         state, _ = jax.jit(lambda state: loop.step(state, 0, ()))(state)
         keys.append(jax.random.clone(state.key))
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
+
+
+def sequence_agent(num, size=4, length=3):
+    """The toy agent with updates on sequences every ``num`` steps; the metrics hold what it was given."""
+    base = toy_agent(E, size)
+
+    def update(state, batch, key):
+        seen = {"toy/rows": batch.transition, "toy/dreams": batch.extras}
+        return state._replace(updates=state.updates + 1), seen
+
+    draw = replay.sequences(replay.newest_first, size, length, 5, 2)
+    return base._replace(update=update, batches=num, draw=draw)
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_sequences_are_what_happened(num):
+    """Rows are those of `online` with the same actions, their counts begin anew, and windows go on where a row ended."""
+    agent, env = sequence_agent(num), toy_env(E)
+    warm, loop = (kind(agent, env, 4, SLOTS * E) for kind in (loops.sequences_warm_up, loops.sequences))
+    state = jax.jit(warm.init)(jax.random.key(0))
+    assert state.ring.next_obs == () and state.extras.learned.shape == (SLOTS, E)
+    t, history = 0, []
+    for t in range(3):
+        state, metrics = jax.jit(warm.step)(state, t, ())
+        assert set(metrics) == {"episode/count", "episode/return", "episode/length"}
+    assert state.agent.updates == 0 and not state.extras.learned.any()
+    for t in range(3, 16):
+        before = state.obs
+        state, metrics = jax.jit(loop.step)(state, t, ())
+        rows, dreams = metrics["toy/rows"], metrics["toy/dreams"]
+        assert rows.reward.shape == (4, 3) and dreams.reward.shape == (5, 2)
+        done = np.asarray(rows.terminated | rows.truncated)[:, :-1]
+        k, count = np.moveaxis(np.asarray(rows.obs), -1, 0)
+        np.testing.assert_array_equal(count[:, 1:], np.where(done, 0, count[:, :-1] + 1))
+        np.testing.assert_array_equal(rows.reward, 10 * k + count + np.asarray(rows.action))
+        newest = (t * num + np.arange(num)) % SLOTS
+        np.testing.assert_array_equal(state.ring.obs[newest[0]], before)
+        history.append(np.asarray(state.extras.learned))
+    assert state.agent.updates == 13
+    for old, new, t in zip(history, history[1:], range(4, 16), strict=False):
+        grown = new - old
+        grown[(t * num + np.arange(num)) % SLOTS] = new[(t * num + np.arange(num)) % SLOTS]  # these rows are new ones
+        assert grown.min() >= 0 and grown.sum() == 4

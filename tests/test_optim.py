@@ -83,3 +83,31 @@ def test_linear_falls_to_zero_and_stays():
     """By hand: 3 at the beginning, 0.75 after 3 of 4 steps, 0 from the fourth on; 1e12 steps are a constant in float32."""
     np.testing.assert_allclose([optim.linear(3.0, 4)(jnp.int32(n)) for n in (0, 1, 3, 4, 9)], [3, 2.25, 0.75, 0, 0])
     assert optim.linear(jnp.float32(3e-4), jnp.float32(1e12))(jnp.int32(10_000)) == jnp.float32(3e-4)
+
+
+def test_laprop_against_numpy():
+    """200 steps on gradients over nine decades, in float64 by hand: bias corrections, warm-up, and the clip of the norm."""
+    rng = np.random.default_rng(0)
+    grads = rng.normal(size=(200, 7)) * 10.0 ** rng.integers(-6, 3, (200, 7))
+    grads[:, 3] = 0
+    lr, warmup, max_norm = 1e-2, 20, 50.0
+    x, m, v, expected = np.zeros(7), np.zeros(7), np.zeros(7), []
+    for n, g in enumerate(grads, 1):
+        g = g * min(1, max_norm / np.sqrt((g**2).sum()))
+        v = 0.999 * v + 0.001 * g**2
+        scaled = g / (np.sqrt(v / (1 - 0.999**n)) + 1e-20)
+        m = 0.9 * m + 0.1 * scaled
+        x = x - lr * min(1, n / warmup) * m / (1 - 0.9**n)
+        expected.append(x)
+    optimizer = optim.laprop(lr, warmup, max_norm)
+
+    def step(carry, g):
+        params, opt_state = carry
+        updates, opt_state = optimizer.update(g, opt_state)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), params
+
+    start = jnp.zeros(7)
+    _, found = jax.lax.scan(step, (start, optimizer.init(start)), jnp.asarray(grads, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert not np.asarray(found)[:, 3].any()  # nothing moves without a gradient

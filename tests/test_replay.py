@@ -260,3 +260,61 @@ def test_add_some_holds_what_a_deque_holds(seed):
         assert np.array_equal(held, reference)
         drawn = replay.sample(ring, stored, jax.random.key(i), (500,))["x"]
         assert {tuple(x) for x in np.asarray(drawn)} == {tuple(x) for x in reference}
+
+
+def counted(slots, num_envs, steps, seed=0):
+    """``(ring, counts)`` after so many rows, which hold their number, with random counts."""
+    ring = {"number": jnp.zeros((slots, num_envs), jnp.int32)}
+    for i in range(steps):
+        ring = replay.add(ring, {"number": jnp.full(num_envs, i)}, i)
+    learned, imagined = np.random.default_rng(seed).integers(0, 60, (2, slots, num_envs))
+    return ring, replay.Counts(jnp.asarray(learned), jnp.asarray(imagined))
+
+
+@pytest.mark.parametrize("steps", [4, 5, 9, 10, 17, 33])
+def test_windows_are_whole_and_different(steps):
+    """Consecutive rows of one env, none over the write head; none comes twice before all have come."""
+    slots, num_envs, length = 10, 2, 4
+    ring, counts = counted(slots, num_envs, steps)
+    there = min(steps, slots)
+    possible = [(i, e) for i in range(steps - there, steps - length + 1) for e in range(num_envs)]
+    draw = jax.jit(replay.starts, static_argnums=(2, 4))
+    for seed, num in enumerate((1, len(possible), len(possible) + 3)):
+        slot, env = draw(-counts.learned / 10, steps, length, jax.random.key(seed), num)
+        rows = np.asarray(replay.window(ring, slot, env, length)["number"])
+        np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(length))
+        drawn = list(zip(rows[:, 0].tolist(), np.asarray(env).tolist(), strict=True))
+        assert set(drawn) <= set(possible) and len(set(drawn)) == min(num, len(possible))
+
+
+@pytest.mark.parametrize("kind", [replay.newest_first, replay.evenly])
+def test_windows_follow_their_scores(kind):
+    """The first of a draw has probability softmax(score), as counted over 20 000 draws, against the formulas in numpy."""
+    slots, num_envs, steps, length, ratio = 8, 2, 8, 3, 4.0
+    _, counts = counted(slots, num_envs, steps)
+    v, b = (np.asarray(x, float) for x in counts)
+    fits = np.arange(slots)[:, None] <= slots - length
+    to_learn, to_imagine = kind(counts, ratio)
+    even = kind is replay.evenly
+    for scores, exact in ((to_learn, -v / 10), (to_imagine(counts), (v - b / ratio - np.maximum(0, v - b / ratio)) / 10)):
+        p = np.where(fits, np.exp(0 * exact if even else exact), 0)
+        one = jax.jit(jax.vmap(lambda key, scores=scores: replay.starts(scores, steps, length, key, 1)))
+        slot, env = one(jax.random.split(jax.random.key(0), 20_000))
+        seen = np.zeros((slots, num_envs))
+        np.add.at(seen, (np.asarray(slot)[:, 0], np.asarray(env)[:, 0]), 1 / 20_000)
+        np.testing.assert_allclose(seen, p / p.sum(), atol=4 * np.sqrt(0.25 / 20_000))
+
+
+def test_sequences_count_what_they_draw():
+    """One more for each start of a sequence to learn from, and of one to imagine from; batches hold those windows."""
+    ring, counts = counted(10, 2, 25)
+    draw = replay.sequences(replay.newest_first, 3, 4, 5, 2)
+    batch, after = draw(ring, counts, 25, jax.random.key(0))
+    assert batch.transition["number"].shape == (3, 4) and batch.extras["number"].shape == (5, 2)
+    for windows, old, new in (
+        (batch.transition, counts.learned, after.learned),
+        (batch.extras, counts.imagined, after.imagined),
+    ):
+        first = np.asarray(windows["number"])[:, 0]
+        assert (np.asarray(new - old).sum(), np.asarray(new - old).max()) == (len(first), 1)
+        assert sorted(np.nonzero(np.asarray(new - old).sum(1))[0]) == sorted(set(first % 10))

@@ -120,7 +120,7 @@ def reordered(env: Env) -> Env:
     mdp, _ = tabular.from_env(env, identify=lambda state: state.at)
     states, actions, _ = mdp.successor.shape
     order = np.random.default_rng(0).permuted(np.tile(np.arange(actions), (states, 1)), axis=1)[..., None]
-    moved = {name: np.take_along_axis(getattr(mdp, name), order, 1) for name in ("successor", "reward", "probability")}
+    moved: Row = {name: np.take_along_axis(getattr(mdp, name), order, 1) for name in ("successor", "reward", "probability")}
     return tabular.from_mdp(mdp._replace(**moved), name=env.name)
 
 
