@@ -22,7 +22,7 @@ import jax
 from rljax import loops, nets, normalize, replay
 from rljax import world_model as wm
 from rljax.actor_critic import Metrics
-from rljax.base import Agent, Batch, Discrete, InputError, Spec, Transition
+from rljax.base import Agent, Batch, Discrete, Spec, Transition
 from rljax.config import check_ranges, choice, config, leaf, static
 from rljax.optim import Model, descend, laprop, model
 from rljax.world_model import behaviour, imagination
@@ -84,10 +84,8 @@ class Networks(NamedTuple):
 
 
 def check(config: Config, spec: Spec) -> None:
-    """Raise `InputError` unless the numbers are in range, and observations ones that the model can encode."""
+    """Raise `InputError` unless the numbers are in range; any observations and actions will do."""
     check_ranges(config)
-    if len(spec.obs.shape) == 2:
-        raise InputError(f"agent drama takes vectors or images [height, width, channels], got observations {spec.obs.shape}")
 
 
 def networks(config: Config, shape: tuple[int, ...], num: int, continuous: bool) -> Networks:

@@ -176,7 +176,7 @@ def _step(config: Config, state: State, batch: Batch) -> tuple[State, jax.Array]
 
 
 def targets(config: Config, state: State, t: Transition, mc_return: jax.Array) -> jax.Array:
-    """What the heads learn, [B, k]: the return, and the backups r + discount max_a Q^j of the network as it is (eq. 4)."""
+    """What the heads learn, [B, k]: the return, and the backups r + discount max_a Q^j of the network as it is."""
     q = network(config, _num_actions(config, state)).apply(state.net.params, t.next_obs).max(1)
     ahead = jnp.where((t.terminated | t.truncated)[:, None], 0.0, q[:, :-1])
     return jnp.concatenate([mc_return[:, None], t.reward[:, None] + config.discount * ahead], 1)

@@ -87,6 +87,7 @@ def _frames(obs: Any, reconstruction: Any, imagined: Any, found: Any, reward: An
 
 def _curves(obs: Any, reconstruction: Any, imagined: Any, found: Any, reward: Any, num: int) -> Figure:
     """Each element of the observation over time, at most `CURVES`, above the outcomes."""
+    obs, reconstruction, imagined = (x.reshape(len(x), -1) for x in (obs, reconstruction, imagined))
     elements = min(obs.shape[1], CURVES)
     figure = Figure(figsize=(10, 1.3 * elements + 2.5), layout="constrained")
     parts: Any = figure.subfigures(2, height_ratios=(1.3 * elements, 2.2))

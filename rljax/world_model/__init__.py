@@ -9,8 +9,8 @@ reconstruction of o_t. h is 0 where an episode begins.
 an environment, `behaviour` actor and critic that learn from dreams.
 
 Deviations: RMSNorm instead of BatchNorm in encoder and decoder, so that imagination and training see the same network;
-episodes that end within a sequence reset the state, and nothing is predicted across them; vectors are encoded as their
-symmetric logarithms by an MLP, and small images by one as they are.
+episodes that end within a sequence reset the state, and nothing is predicted across them; all but images is encoded as its
+symmetric logarithm by an MLP, and small images by one as they are.
 
 Axes: B batch, T time, Z latent (groups x classes, flat), D width; ``...`` stands for any leading axes.
 """

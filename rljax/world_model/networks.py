@@ -138,7 +138,7 @@ class Networks(nn.Module):
     def encode(self, obs: jax.Array) -> jax.Array:
         """Logits of the posterior."""
         lead = obs.shape[: obs.ndim - len(self.shape)]
-        x = obs.reshape(-1, *self.shape) if self.images else symlog(obs)
+        x = obs.reshape(-1, *self.shape) if self.images else symlog(obs.reshape(-1, math.prod(self.shape)))
         if self.convolves:
             for conv, norm, side in zip(self.down, self.down_norms, self.sides[1:], strict=True):
                 x = nn.silu(norm(conv(x, side)))

@@ -164,8 +164,8 @@ def test_variants_update(change):
 
 
 def test_bad_input():
-    """Observations that are neither vectors nor images are refused in one sentence."""
-    with pytest.raises(InputError, match=r"vectors or images \[height, width, channels\], got observations \(4, 4\)"):
-        drama.check(drama.Config(), Spec(Array((4, 4)), Discrete(2), 20))
+    """A number out of its range, also of the size's, in one sentence."""
+    with pytest.raises(InputError, match="config.size.classes"):
+        drama.check(override(drama.Config(), {"size.classes": 1}), SPEC)
     with pytest.raises(InputError, match="config.discount"):
         drama.check(override(drama.Config(), {"discount": 1.0}), SPEC)

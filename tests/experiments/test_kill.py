@@ -24,6 +24,9 @@ FINETUNE = """finetune wsrl pendulum --seeds 2 --offline-steps 2000 --steps 6000
 
 ROLLOUTS = """train ppo pendulum --seeds 2 --steps 60000 --num-envs 4 --eval-every 1600 --eval-episodes 2
     --config.rollout 20 --config.actor-width 16 --config.critic-width 16""".split()
+SEQUENCES = """train drama recall?horizon=20 --seeds 2 --steps 12000 --eval-every 800 --eval-episodes 2 --config.every 8
+    --config.size.width 16 --config.size.hidden 16 --config.size.groups 4 --config.size.classes 4 --config.starts 8
+    --config.size.actor-width 16 --config.size.critic-width 16 --config.length 8 --config.warmup 1600""".split()
 
 
 @pytest.fixture
@@ -102,13 +105,18 @@ def test_killed_run_equals_an_unkilled_one(tmp_path, environment, kills):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_run_of_rollouts_equals_an_unkilled_one(tmp_path, environment):
-    """Between checkpoints and while one is written; nothing but the running episodes and the learner has to be kept."""
-    rows, learned, _ = finish(tmp_path / "whole", environment, ROLLOUTS)
+@pytest.mark.parametrize(
+    ("command", "first", "second"),
+    [(ROLLOUTS, 5_000, 20_000), (SEQUENCES, 1_000, 6_000)],
+    ids=["rollouts", "sequences, in the warm-up and later"],
+)
+def test_a_killed_run_of_another_loop_equals_an_unkilled_one(tmp_path, environment, command, first, second):
+    """Between checkpoints and while one is written: without a ring, and with one of sequences, their counts and a memory."""
+    rows, learned, _ = finish(tmp_path / "whole", environment, command)
     resumed = 0
-    for step, in_write in ((5_000, False), (20_000, True)):
-        resumed += "resumed at step" in kill(tmp_path / "killed", environment, step, in_write, ROLLOUTS)[0]
-    ended, hashed, said = finish(tmp_path / "killed", environment, ROLLOUTS)
+    for step, in_write in ((first, False), (second, True)):
+        resumed += "resumed at step" in kill(tmp_path / "killed", environment, step, in_write, command)[0]
+    ended, hashed, said = finish(tmp_path / "killed", environment, command)
     assert (ended, hashed) == (rows, learned) and resumed == 1 and "resumed at step" in said
 
 
