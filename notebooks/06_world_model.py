@@ -14,8 +14,8 @@
 # %% [markdown]
 # # A world model
 #
-# Drama ([arXiv:2410.08893](https://arxiv.org/abs/2410.08893)) learns a model of its environment from pixels, and then acts as it
-# has found best in imagination. Here it learns to catch a falling ball; it takes some minutes on two CPU cores.
+# Drama ([arXiv:2410.08893](https://arxiv.org/abs/2410.08893)) learns a model of its environment from pixels, and then acts as
+# it has found best in imagination. Here it learns to catch a falling ball; it takes some minutes on two CPU cores.
 
 # %%
 from dataclasses import replace
@@ -32,8 +32,8 @@ from rljax.experiments import imagination, presets
 # %% [markdown]
 # ## Learning
 #
-# The first steps are random. After that each update is a step of the model on replayed sequences, and a step of actor and critic
-# on episodes that the model imagines.
+# The first steps are random. After that each update is a step of the model on replayed sequences, and a step of actor and
+# critic on episodes that the model imagines.
 
 # %%
 env = envs.make("gymnax/Catch-bsuite")
@@ -44,8 +44,8 @@ result.plot()
 # %% [markdown]
 # ## Looking into it
 #
-# The model sees half of an episode. What it makes of that is drawn beside what was there; then it imagines how the ball goes on,
-# from the actions alone.
+# The model sees half of an episode. What it makes of that is drawn beside what was there; then it imagines how the ball goes
+# on, from the actions alone.
 
 # %%
 imagination.strip(result, 0, jax.random.key(1))
@@ -53,8 +53,8 @@ imagination.strip(result, 0, jax.random.key(1))
 # %% [markdown]
 # ## A model is an environment
 #
-# It begins where the real one does, with an observation, and shows features: the latent, and what the state-space model remembers.
-# Any agent of vectors could learn in it.
+# It begins where the real one does, with an observation, and shows features: the latent, and what the state-space model
+# remembers. Any agent of vectors could learn in it.
 
 # %%
 agent, state = result.agent(0)
