@@ -83,6 +83,45 @@ def test_scan_step_and_the_sequential_reference_agree(length, chunk):
         close(jax.jit(stepped)(params, x, reset, state), (y, ssm.State(tail, h)), 1e-4)
 
 
+@pytest.mark.parametrize("length", [1, 31, 70])
+def test_another_implementation_agrees(length):
+    """The mixer of mamba2-jax, which knows no resets, with the same parameters and from the same state; gradients, too."""
+    from flax import nnx
+    from mamba2_jax.modeling import Mamba2Config, Mamba2Mixer
+
+    params, x, _, state = problem(length)
+    config = Mamba2Config(hidden_size=WIDTH, state_size=SIZES["state"], head_dim=SIZES["head"], chunk_size=16)
+    graph, weights = nnx.split(Mamba2Mixer(config, 0, rngs=nnx.Rngs(0)))
+
+    def theirs(params, x):
+        given = {
+            ("in_proj", "kernel"): params.into,
+            ("conv1d", "conv", "kernel"): params.conv[:, None],
+            ("conv1d", "conv", "bias"): params.bias,
+            ("dt_bias",): params.dt,
+            ("A_log",): params.log_a,
+            ("D",): params.skip,
+            ("norm", "weight"): params.norm,
+            ("out_proj", "kernel"): params.out,
+        }
+        flat = nnx.to_flat_state(weights)
+        assert {path for path, _ in flat} == set(given)
+        filled = nnx.from_flat_state([(path, leaf.replace(given[path])) for path, leaf in flat])
+        y, tail, h = nnx.merge(graph, filled)(x, jnp.swapaxes(state.tail, 1, 2), state.h)
+        return y, (jnp.swapaxes(tail, 1, 2), h)
+
+    def ours(params, x):
+        return ssm.scan(params, x, jnp.zeros(x.shape[:2], bool), state)
+
+    results = []
+    for f in (ours, theirs):
+        found = jax.jit(f)(params, x)
+        gradients = jax.jit(jax.grad(lambda p, x, f=f: jnp.square(f(p, x)[0]).sum(), (0, 1)))(params, x)
+        results.append(jax.tree.leaves((found, gradients)))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
 def test_long_sequences_agree():
     """1024 steps, with one reset in a hundred and with none."""
     for resets in (0.01, 0.0):
