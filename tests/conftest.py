@@ -28,6 +28,17 @@ def programs_are_dropped() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile without most optimisations: of networks this small, compiling is what takes time.
+
+    A module whose programs run long, or are looked at, says ``OPTIMIZED = True``.
+    """
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def key_reuse_checks() -> Iterator[None]:
     """A key consumed twice is an error; to call a jitted function twice with one key, pass `jax.random.clone` of it."""

@@ -27,6 +27,9 @@ class Row(NamedTuple):
     action: jax.Array
 
 
+OPTIMIZED = True  # a compiled program is looked at
+
+
 def row(t, num_envs):
     """Row ``t``: every element says which time and env it belongs to."""
     number = t * num_envs + jnp.arange(num_envs)

@@ -21,14 +21,6 @@ CONFIG = SimpleNamespace(unimix=0.01, dynamics=1.0, representation=0.1, free_bit
 B, T = 3, 12
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile without most optimisations: of networks this small, compiling is all that takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def made(spec, size=TINY, dtype=None):
     """``(networks, parameters)``, in which no scale is one and no bias zero."""

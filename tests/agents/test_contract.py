@@ -46,14 +46,6 @@ LARGE = {"drama"}  # take long to compile, so the same holds
 VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile without most optimisations: of networks this small, compiling is all that takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def slow_unless(quick):
     """Every agent, but only those for which ``quick`` holds in the default suite."""
     return pytest.mark.parametrize("name", [pytest.param(n, marks=() if quick(n) else pytest.mark.slow) for n in NAMES])

@@ -23,14 +23,6 @@ CONFIG = override(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile without most optimisations: of networks this small, compiling is all that takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def started(config, seed=0):
     """An agent and a state whose target differs from its critic."""
     agent = dqn.make(SPEC, config)

@@ -20,14 +20,6 @@ SPEC = Spec(Array((3,)), Discrete(4), 20)
 CONFIG = drama.Config(size=TINY, batch_size=4, length=6, starts=5, context=4, ahead=3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile without most optimisations: of networks this small, compiling is all that takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def state_of(config, spec=SPEC):
     """A state in which no parameter is zero or one."""
     state = jax.jit(partial(drama.init, config, spec))(jax.random.key(0))

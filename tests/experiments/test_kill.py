@@ -37,6 +37,7 @@ def environment(tmp_path, pytestconfig):
     return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(pytestconfig.cache.mkdir("jax")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
 
