@@ -32,7 +32,7 @@ loop = loops.sequences  # in which it learns
 
 @config
 class Config:
-    """Hyperparameters of Drama; the defaults are the paper's, but for ``size``, ``every`` and the precision."""
+    """Hyperparameters of Drama; the defaults are the paper's, but for ``size`` and the precision."""
 
     model_lr: float = leaf(4e-5, "(0, inf)")  # LaProp step size of the world model
     lr: float = leaf(4e-5, "(0, inf)")  # LaProp step size of actor and critic

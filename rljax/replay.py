@@ -143,7 +143,7 @@ class Counts(NamedTuple):
 
 
 def newest_first(counts: Counts, ratio: float) -> tuple[jax.Array, Callable[[Counts], jax.Array]]:
-    """Drama's dynamic frequency-based sampling (arXiv:2410.08893 section 3.4): scores to learn from, and to imagine from.
+    """Drama's dynamic frequency-based sampling (arXiv:2410.08893): scores to learn from, and to imagine from.
 
     The model learns from p ~ exp(-v / 10), v the times that it has, new rows first; imagination goes on from
     p ~ exp(min(0, v - b) / 10), b its own times divided by ``ratio``, how many times more often it draws.

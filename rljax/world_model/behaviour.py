@@ -1,6 +1,6 @@
 """An actor-critic that learns from dreams: REINFORCE, and cross-entropy to lambda-returns.
 
-Source: Drama (arXiv:2410.08893, appendix), which has it from STORM (arXiv:2310.09615) and DreamerV3 (arXiv:2301.04104).
+Source: Drama (arXiv:2410.08893), which has it from STORM (arXiv:2310.09615) and DreamerV3 (arXiv:2301.04104).
 """
 
 from __future__ import annotations

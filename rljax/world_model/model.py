@@ -162,7 +162,7 @@ def loss(config: Any, net: Networks, params: Params, batch: Any, first: jax.Arra
     """``(loss, metrics)`` of transitions [B, T, ...], actions encoded; ``first`` [B, T] as of `observe`.
 
     Sum of squared errors of the reconstruction, cross-entropies of reward and end, and KL(sg(posterior) || prior) and
-    KL(posterior || sg(prior)), of which the mean over the batch counts where it is above ``free_bits`` nats (section 3.1).
+    KL(posterior || sg(prior)), of which the mean over the batch counts where it is above ``free_bits`` nats.
     Reads ``unimix``, ``dynamics``, ``representation`` and ``free_bits`` of the config.
     """
     start = begin(net.size, first.shape[0])
