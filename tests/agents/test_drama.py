@@ -137,6 +137,8 @@ def test_nothing_is_learned_after_an_imagined_end():
     assert a[1]["critic/loss"] == b[1]["critic/loss"] and a[1]["actor/loss"] == b[1]["actor/loss"]
     other = step(begin, dream=found._replace(reward=found.reward.at[1].add(100.0)))
     assert other[1]["critic/loss"] != a[1]["critic/loss"]
+    earlier = step(begin, dream=found._replace(reward=found.reward.at[0].add(100.0)))  # of the step before the dream
+    assert earlier[1]["critic/loss"] == a[1]["critic/loss"]
 
 
 OFFICIAL = {"returns": "official", "credit": "arrival", "latent": "prior", "boundaries": "cross"}
