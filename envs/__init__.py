@@ -10,13 +10,21 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from rljax.base import Env, HostEnv, InputError
-from rljax.envs import from_brax, from_gymnasium, from_gymnax, maze, pendulum, recall, tabular
+from rljax.envs import from_ale, from_brax, from_gymnasium, from_gymnax, maze, pendulum, recall, tabular
 from rljax.envs.contract import check
 
 __all__ = ["check", "make", "names"]
 
 _ADAPTERS = MappingProxyType(
-    {"brax": from_brax, "gymnax": from_gymnax, "maze": maze, "pendulum": pendulum, "recall": recall, "tabular": tabular}
+    {
+        "ale": from_ale,
+        "brax": from_brax,
+        "gymnax": from_gymnax,
+        "maze": maze,
+        "pendulum": pendulum,
+        "recall": recall,
+        "tabular": tabular,
+    }
 )
 
 if __name__ == "envs":  # python runs in the checkout's root
@@ -26,7 +34,7 @@ if __name__ == "envs":  # python runs in the checkout's root
 
 
 def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
-    """`Env` of ``num_envs`` copies: ``pendulum``, ``recall``, ``maze/<id>``, ``gymnax/<id>``, ``brax/<id>``, ``tabular/<id>``.
+    """`Env` of ``num_envs`` copies: ``pendulum``, ``recall``, or ``ale/``, ``brax/``, ``gymnax/``, ``maze/``, ``tabular/<id>``.
 
     Equal arguments give the same object. ``gymnasium/<id>`` is any environment registered with gymnasium, as a `HostEnv`;
     it has no options.

@@ -26,7 +26,7 @@ def strip(result: Result, index: int, key: jax.Array) -> Figure:
     Raises:
         InputError: if the run's agent has no world model, or its environment runs on the host.
     """
-    module, env = result.setup.agent, result.setup.env
+    module, env = result.setup.agent, result.setup.evaluated
     if not hasattr(module, "foresee"):
         raise InputError(f"agent {module.__name__.rpartition('.')[2]} has no world model: --imagine is for those that have")
     if not isinstance(env, Env):

@@ -198,7 +198,7 @@ def play(result: Result, seed: int | None, episodes: int, imagine: bool = False)
     seed = seeds[0] if seed is None else seed
     if result.diverged[seeds.index(seed) * len(result.setup.configs)]:
         raise InputError(f"seed {seed} diverged: there is no policy to play, choose another one with --seed")
-    env = result.setup.env
+    env = result.setup.evaluated
     if env is None:
         raise InputError("play needs an environment, this run was trained with --eval none")
     index, key = seeds.index(seed), jax.random.key(seed)

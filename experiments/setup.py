@@ -202,9 +202,14 @@ class Setup:
 
     @property
     def reference(self) -> tuple[float, float] | None:
-        """Returns of a random and of an expert policy, if the data set has them."""
+        """Returns of a random and of an expert policy, if the data set has them, or the env."""
         source = self.offline or self.switch
-        return source.reference if source else None
+        return source.reference if source else getattr(self.env, "reference", None)
+
+    @property
+    def evaluated(self) -> Env | HostEnv | None:
+        """The env whose episodes are evaluations."""
+        return getattr(self.env, "evaluation", None) or self.env
 
     def describe(self) -> dict[str, Any]:
         """All of it as JSON; what is not in `CHANGEABLE` identifies the run."""

@@ -479,7 +479,7 @@ def _evaluate(setup: Setup, at: Progress) -> Rows:
 
 def _returns(setup: Setup, state: PyTree, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths [N, episodes] of all learners at ``step``."""
-    env, config, make = setup.env.resize(setup.eval_episodes), setup.stacked, setup.agent.make
+    env, config, make = setup.evaluated.resize(setup.eval_episodes), setup.stacked, setup.agent.make
     numbers = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32)
     if isinstance(env, Env):
         returns, lengths = _episodes(make, env, config, state, numbers, step)

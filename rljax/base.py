@@ -79,7 +79,8 @@ class Env(NamedTuple):
     """A batch of E environments that reset themselves.
 
     ``reset(key) -> (env_state, obs[E])`` and ``step(env_state, action[E], key) -> (env_state, Step)``.
-    ``resize(n)`` gives the same environment with E = n; ``name`` identifies it in run folders.
+    ``resize(n)`` gives the same environment with E = n; ``name`` identifies it in run folders. ``evaluation`` is what
+    evaluations play, if not this; ``reference``: mean returns of a random and of an expert policy, which normalize scores.
     """
 
     spec: Spec
@@ -88,6 +89,8 @@ class Env(NamedTuple):
     num_envs: int
     resize: Callable[[int], Env]
     name: str = "custom"
+    evaluation: Env | None = None
+    reference: tuple[float, float] | None = None
 
 
 class HostEnv(NamedTuple):

@@ -48,17 +48,6 @@ def short(out=None, agent=td3_bc, config=TINY, env="pendulum", dataset=None, **c
     return train(agent, config, env, data=recorded() if dataset is None else dataset, out=out, **arguments)
 
 
-def contents(out):
-    return (out / "metrics.jsonl").read_bytes(), store.digest(load(out).state)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    short(out)
-    return out
-
-
 def test_steps_count_critic_steps(whole):
     """TD3+BC makes two in an update: 60 steps are 30 actor steps; rows stand at multiples of 10."""
     rows = store.read_rows(whole / "metrics.jsonl")
@@ -76,7 +65,7 @@ def test_rounding_is_said(capsys):
 
 
 @pytest.mark.parametrize("stop", [20, 40])
-def test_resumed_run_equals_the_whole(whole, tmp_path, stop):
+def test_resumed_run_equals_the_whole(whole, tmp_path, stop, contents):
     short(tmp_path / "run", steps=stop)
     short(tmp_path / "run")
     assert contents(tmp_path / "run") == contents(whole)
@@ -222,7 +211,7 @@ def test_scores_are_normalised_where_there_is_a_reference():
     assert row["eval/normalized"] == pytest.approx(100 * (row["eval/return"] + 1000) / 2000)
 
 
-def test_evaluation_in_a_simulator_on_the_host(tmp_path):
+def test_evaluation_in_a_simulator_on_the_host(tmp_path, contents):
     """Gymnasium's pendulum gives the scores of gymnax's, of which it is a copy but for the resets; a run is resumed."""
     result = short(tmp_path / "run", env="gymnasium/Pendulum-v1", eval_episodes=20)
     scores = [r for r in result.rows if r["kind"] == "eval"]
@@ -249,7 +238,7 @@ def test_data_is_an_argument_and_not_a_constant(compilations):
     assert not [name for name in names if "run" in name]
 
 
-def test_a_name_does_not_identify_the_data(whole):
+def test_a_name_does_not_identify_the_data(whole, contents):
     """A copy of the file under another name goes on with the same run."""
     dataset = recorded()
     before = contents(whole)

@@ -26,19 +26,6 @@ def short(out=None, **changes):
     return train(ppo, TINY, ENV, out=out, **(COUNTS | {"log_every": 100} | changes))
 
 
-def contents(out):
-    """All that must not depend on interruptions: the metrics' bytes and what was learned."""
-    return (out / "metrics.jsonl").read_bytes(), store.digest(load(out).state)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that was never interrupted."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    short(out)
-    return out
-
-
 def test_rows_stand_at_rollouts(whole):
     """A train row per seed and rollout of 4 x 25 steps, all of the one phase; episodes of 200 steps end in each 8th."""
     rows = store.read_rows(whole / "metrics.jsonl")
@@ -54,7 +41,7 @@ def test_rows_stand_at_rollouts(whole):
 
 
 @pytest.mark.parametrize("first", [100, 400])
-def test_run_that_stopped_goes_on_bit_for_bit(whole, tmp_path, first):
+def test_run_that_stopped_goes_on_bit_for_bit(whole, tmp_path, first, contents):
     """From the checkpoint after the first rollout, and from one at an evaluation."""
     short(tmp_path / "run", steps=first)
     assert short(tmp_path / "run").step == 600

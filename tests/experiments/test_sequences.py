@@ -38,19 +38,6 @@ def short(out=None, **changes):
     return train(drama, TINY, NAME, out=out, num_envs=2, **(COUNTS | {"log_every": 50} | changes))
 
 
-def contents(out):
-    """All that must not depend on interruptions: the metrics' bytes and what was learned."""
-    return (out / "metrics.jsonl").read_bytes(), store.digest(load(out).state)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that was never interrupted."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    short(out)
-    return out
-
-
 def test_rows_and_phases(whole):
     """Random actions first, then updates every ten env steps; all episodes have seven steps."""
     rows = store.read_rows(whole / "metrics.jsonl")
@@ -64,7 +51,7 @@ def test_rows_and_phases(whole):
 
 
 @pytest.mark.parametrize("first", [50, 200])
-def test_run_that_stopped_goes_on_bit_for_bit(whole, tmp_path, first):
+def test_run_that_stopped_goes_on_bit_for_bit(whole, tmp_path, first, contents):
     """In the warm-up and while learning: the ring, its counts and the acting memory are in the checkpoint."""
     short(tmp_path / "run", steps=first)
     assert short(tmp_path / "run").step == 400

@@ -54,19 +54,6 @@ class Loud:
         return {"clipped": jnp.float32(1.0)}
 
 
-def contents(out):
-    """All that must not depend on interruptions: the metrics' bytes and what was learned."""
-    return (out / "metrics.jsonl").read_bytes(), store.digest(load(out).state)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run that was never interrupted."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    short(out)
-    return out
-
-
 def test_train_is_at_the_top():
     assert rljax.train is train
 
@@ -113,7 +100,7 @@ def test_load_gives_what_train_gave(whole):
     assert again.plot().axes[0].get_ylabel() == "eval/return"
 
 
-def test_finished_run_is_left_alone(whole, capsys):
+def test_finished_run_is_left_alone(whole, capsys, contents):
     """The same call again computes nothing and gives the same result."""
     before = contents(whole)
     assert short(whole).step == 600
@@ -121,7 +108,7 @@ def test_finished_run_is_left_alone(whole, capsys):
 
 
 @pytest.mark.parametrize("first", [200, 300])
-def test_extended_run_equals_a_long_one(whole, tmp_path, first):
+def test_extended_run_equals_a_long_one(whole, tmp_path, first, contents):
     """More steps go on from where the run ended, with a larger ring; an end between evaluations adds one there."""
     short(tmp_path / "run", steps=first)
     assert short(tmp_path / "run").step == 600
@@ -133,7 +120,7 @@ def test_extended_run_equals_a_long_one(whole, tmp_path, first):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_damaged_checkpoint_is_passed_over(whole, tmp_path, capsys, damage):
+def test_damaged_checkpoint_is_passed_over(whole, tmp_path, capsys, damage, contents):
     """The checkpoint before a broken one is used, with one sentence, and the run ends as if nothing had happened."""
     out = tmp_path / "run"
     short(out)
@@ -149,7 +136,7 @@ def test_damaged_checkpoint_is_passed_over(whole, tmp_path, capsys, damage):
     assert contents(out) == contents(whole)
 
 
-def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys):
+def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys, contents):
     """What a kill leaves behind: a checkpoint without its final name, rows past the last checkpoint, half a line."""
     out = tmp_path / "run"
     short(out, steps=400)
@@ -192,7 +179,7 @@ def test_damaged_rows_are_refused(whole, tmp_path):
         load(out)
 
 
-def test_all_checkpoints_damaged_begins_anew(whole, tmp_path):
+def test_all_checkpoints_damaged_begins_anew(whole, tmp_path, contents):
     out = tmp_path / "run"
     short(out)
     for checkpoint in (out / "checkpoints").iterdir():
@@ -212,7 +199,7 @@ def test_all_checkpoints_damaged_begins_anew(whole, tmp_path):
         ({"env": "pendulum?horizon=100"}, "env is pendulum there"),
     ],
 )
-def test_other_configuration_is_refused(whole, changes, field):
+def test_other_configuration_is_refused(whole, changes, field, contents):
     """The sentence names the fields that differ, and nothing is touched."""
     before = contents(whole)
     with pytest.raises(InputError, match=field):
@@ -236,7 +223,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.tex"]
 
 
-def test_fresh_keeps_the_earlier_run(tmp_path):
+def test_fresh_keeps_the_earlier_run(tmp_path, contents):
     out = tmp_path / "run"
     short(out, steps=200)
     before = contents(out)
