@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -10,8 +11,13 @@ import pytest
 
 import rljax
 
+QUICK_CODE = "--xla_cpu_use_fusion_emitters=false"  # takes half the time to compile; known to XLA until jax 0.11
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.__version_info__ < (0, 11) and QUICK_CODE not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {QUICK_CODE}".strip()  # read by XLA at the first computation
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

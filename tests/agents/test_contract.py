@@ -26,7 +26,7 @@ HEADLESS = {"bc", "bc_discrete", "drama", "gorp", "sqirl"}  # they have no choic
 EITHER = {"drama", "ppo"}  # they take both kinds of action: continuous ones here, and "ppo+discrete" the others
 NAMES = AGENTS + [f"{agent}+{head}" for agent in AGENTS for head in heads.HEADS if agent not in HEADLESS and head != "scalar"]
 NAMES += [f"{agent}+discrete" for agent in sorted(EITHER)]
-QUICK = [name for name in NAMES if name.partition("+")[0] in ("sac", "iql", "cql") and "+" in name]  # in the default suite
+QUICK = [name for name in NAMES if name.partition("+")[0] in ("sac", "iql") and "+" in name]  # in the default suite
 CONTINUOUS = Spec(Array((3,)), Array((2,), "float32", (-2.0, 0.0), (2.0, 50.0)), 50)
 DISCRETE = Spec(Array((3,)), Discrete(4), 50)
 SIZE = wm.Size(2, 3, 16, 4, 5, 16, 1, 8, 1, 16, 1, 16)
@@ -40,10 +40,9 @@ INERT |= {"recorded"}  # is for loops
 INERT_IN = {"gorp": {"discount"}, "dqn": {"tau"}}  # is for loops; moves nothing until a period is over
 COUNTING = {"gorp"}  # learns without gradients, and begins with nothing random
 
-# Compile the same steps as these, so their costly tests are slow ones.
-SIBLINGS = {"calql": "cql", "bc_discrete": "bc", "rlpd": "sac", "wsrl": "sac", "moorl": "sac"}
-LARGE = {"drama"}  # take long to compile, so the same holds
-VARIED = {"sac", "iql", "cql_discrete"}  # whose variants are in the default suite
+KINDS = {"sac", "dqn", "iql", "ppo", "sqirl"}  # one agent of each kind, whose costly tests are in the default suite
+SIBLINGS = {"calql", "bc_discrete", "rlpd", "wsrl", "moorl", "drama+discrete"}  # compile the same steps as others
+VARIED = {"sac", "iql"}  # whose variants are in the default suite
 
 
 def slow_unless(quick):
@@ -52,7 +51,8 @@ def slow_unless(quick):
 
 
 every_agent = slow_unless(lambda name: "+" not in name or name.endswith("+discrete"))
-every_agent_costly = slow_unless(lambda name: "+" not in name and name not in SIBLINGS and name not in LARGE)
+every_agent_but_siblings = slow_unless(lambda name: ("+" not in name or name.endswith("+discrete")) and name not in SIBLINGS)
+every_agent_costly = slow_unless(lambda name: name in KINDS)
 every_agent_varied = slow_unless(lambda name: name in VARIED)
 
 
@@ -171,7 +171,7 @@ def test_agents_were_found():
     assert {"dqn", "moorl", "ppo", "ppo+discrete", "rlpd", "wsrl", "sac+c51", "calql+two_hot"} <= set(NAMES)
 
 
-@every_agent
+@every_agent_but_siblings
 def test_has_both_doors(name):
     """Functions with the config first, and `make` that binds them into an `Agent`."""
     module, k = load(name), kit(name)
@@ -263,7 +263,7 @@ def test_keys_decide(name):
     assert len(np.unique(np.asarray(k.act(state, memory, jnp.zeros_like(obs), jax.random.key(2))[0]), axis=0)) > 1
 
 
-@every_agent
+@every_agent_but_siblings
 def test_keys_are_used_once(name, key_reuse_checks):
     """No function consumes a key twice."""
     module = load(name)
@@ -275,7 +275,7 @@ def test_keys_are_used_once(name, key_reuse_checks):
     jax.jit(lambda *args: agent.update(*args))(state, kit(name).batch, keys[2])
 
 
-@every_agent
+@every_agent_but_siblings
 def test_one_trace_for_all_hyperparameters(name):
     """Every number of the config may be traced: other values compile nothing, and each changes the outcome."""
     module, k = load(name), kit(name)
@@ -387,7 +387,7 @@ def test_a_seed_in_a_vmap_is_the_seed_alone(name):
         moments = 0
         for (path, x), (_, y) in zip(jax.tree.leaves_with_path(states), jax.tree.leaves_with_path(state), strict=True):
             # Adam's first moment after one step is the gradient / 10; of LaProp only the second one is like that
-            if (".nu" if name in LARGE else ".mu") in jax.tree_util.keystr(path):
+            if (".nu" if name.startswith("drama") else ".mu") in jax.tree_util.keystr(path):
                 moments += 1
                 assert np.isfinite(y).all(), path
                 np.testing.assert_allclose(x[i], y, rtol=0, atol=1e-5 * np.abs(y).max() + 1e-12, err_msg=str(path))

@@ -25,7 +25,7 @@ OTHERS = {"bc", "bc_discrete", "drama", "gorp", "sqirl"}  # learn no values, tho
 NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - OTHERS)
 HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != "scalar"]
 HEADED += ["ppo+discrete"]
-QUICK = {"sac+hl_gauss"}  # in the default suite
+QUICK = {"sac", "sac+hl_gauss", "sac_discrete", "dqn", "iql", "ppo"}  # one of each kind, in the default suite
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
 SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
 SEEDS = 3
@@ -218,7 +218,7 @@ def values(module, config, discrete, obs, choices, state):
     return out.reshape(-1, len(obs), len(choices))
 
 
-@pytest.fixture(scope="module", params=NAMES + [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in HEADED])
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES + HEADED])
 def learned(request, probes):
     """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions, slack of these)`` of one agent."""
     result = learn(request.param, probes)

@@ -10,7 +10,7 @@ from rljax import envs
 from rljax.envs import from_brax
 
 CASES = [(i, backend) for i in from_brax.ids() for backend in from_brax.BACKENDS]
-FEW = [("inverted_pendulum", "generalized"), ("hopper", "spring")]
+FEW = [("inverted_pendulum", "spring")]
 
 
 @pytest.mark.parametrize(("name", "backend"), [c if c in FEW else pytest.param(*c, marks=pytest.mark.slow) for c in CASES])

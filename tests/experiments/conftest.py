@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rljax.experiments import store
+from rljax import store
 from rljax.experiments.train import load
 
 

@@ -187,6 +187,7 @@ def test_a_head_gets_its_support(rljax, monkeypatch, capsys, line, sentence, low
     assert sentence in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_support_that_is_too_small_is_told_once(rljax):
     """Also when the run goes on; the head is in config.json, and the support is printed when the run begins."""
     narrow = "train sac pendulum --config.head two_hot --config.head.low -1 --config.head.high=1 --config.head.bins 9 --out off"

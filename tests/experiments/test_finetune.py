@@ -86,6 +86,7 @@ def test_phases_and_counts(before):
     assert result.setup.reward == CHANGED
 
 
+@pytest.mark.slow
 def test_warm_up_of_no_steps(before):
     """Then learning begins with the first step."""
     result = go_on(before, start={"warmup": 0}, steps=20)
@@ -123,6 +124,7 @@ def test_resumed_run_equals_the_whole(before, tmp_path, warmup):
     assert store.digest(load(tmp_path / "run").state) == store.digest(load(tmp_path / "whole").state)
 
 
+@pytest.mark.slow
 def test_calql_online_keeps_its_bound(tmp_path):
     """Half of the batches is retained; a run made longer, whose ring has grown, equals one that was as long from the start."""
     env = "pendulum?horizon=20"
@@ -152,6 +154,7 @@ def test_agents_that_draw_recorded_data_themselves(agent, tmp_path):
     same(load(tmp_path / "run").state, load(tmp_path / "whole").state)
 
 
+@pytest.mark.slow
 def test_diverged_before_the_switch():
     """A learner that had diverged offline stays frozen and marked; the other goes on."""
     result = train(cql, CQL, "pendulum", data=recorded(), seeds=2, **COUNTS)

@@ -121,6 +121,7 @@ def test_a_killed_run_of_another_loop_equals_an_unkilled_one(tmp_path, environme
     assert (ended, hashed) == (rows, learned) and resumed == 1 and "resumed at step" in said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fine_tuning_killed_in_each_phase(tmp_path, environment):
     """While it learns offline, in the warm-up and online: rows and parameters of both parts are those of an unkilled run."""

@@ -50,7 +50,7 @@ def test_rows_and_phases(whole):
     assert {r["compiled"] for r in timings if "compiled" in r} == {"sequences", "sequences_warm_up"}
 
 
-@pytest.mark.parametrize("first", [50, 200])
+@pytest.mark.parametrize("first", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_run_that_stopped_goes_on_bit_for_bit(whole, tmp_path, first, contents):
     """In the warm-up and while learning: the ring, its counts and the acting memory are in the checkpoint."""
     short(tmp_path / "run", steps=first)
@@ -93,6 +93,7 @@ def test_what_it_cannot_do(whole, tmp_path):
         load(whole).policy()
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_is_told(capsys):
     """With a step size that no network survives; the run ends, and says so."""
     config = override(TINY, {"model_lr": 1e30, "model_norm": 1e30})
