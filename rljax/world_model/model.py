@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,24 +114,14 @@ def observe(
     """``(seen, memory)`` after observations [B, T, ...] and encoded actions [B, T, A]; ``first`` [B, T]: an episode begins."""
     logits = net.apply(params.networks, obs, method="encode")
     z = sample(log_probs(logits, unimix), key)
-    x, states = net.apply(params.networks, z, action, method="enter"), []
-    for layer, state in zip(params.layers, memory.layers, strict=True):
-        y, state = ssm.scan(layer.mixer, _rms(x, layer.norm).astype(net.dtype or x.dtype), first, state)
-        x = x + y.astype(x.dtype)
-        states.append(state)
-    after = _rms(x, params.norm)
-    return Seen(z, logits, after), Memory(after[:, -1], tuple(states))
+    after, states = _through(net, params, z, action, memory, lambda mixer, x, state: ssm.scan(mixer, x, first, state))
+    return Seen(z, logits, after), Memory(after[:, -1], states)
 
 
 def step(net: Networks, params: Params, z: jax.Array, action: jax.Array, memory: Memory) -> Memory:
     """The memory [n] after latents [n, Z] and encoded actions [n, A]; the same as `observe` of sequences of one step."""
-    x, states = net.apply(params.networks, z, action, method="enter"), []
-    for layer, state in zip(params.layers, memory.layers, strict=True):
-        no = jnp.zeros(x.shape[0], bool)
-        y, state = ssm.step(layer.mixer, _rms(x, layer.norm).astype(net.dtype or x.dtype), no, state)
-        x = x + y.astype(x.dtype)
-        states.append(state)
-    return Memory(_rms(x, params.norm), tuple(states))
+    no = jnp.zeros(z.shape[0], bool)
+    return Memory(*_through(net, params, z, action, memory, lambda mixer, x, state: ssm.step(mixer, x, no, state)))
 
 
 def imagine(
@@ -191,6 +182,18 @@ def reconstruct(net: Networks, params: Params, z: jax.Array) -> jax.Array:
     """Observations [..., *shape] of latents [..., Z], images in [0, 1]."""
     out = net.apply(params.networks, z, method="decode")
     return out if net.images else symexp(out)
+
+
+def _through(
+    net: Networks, params: Params, z: jax.Array, action: jax.Array, memory: Memory, mix: Callable
+) -> tuple[jax.Array, tuple[ssm.State, ...]]:
+    """``(h, states)`` behind the layers, in each of which ``mix(mixer, x, state) -> (y, state)``."""
+    x, states = net.apply(params.networks, z, action, method="enter"), []
+    for layer, state in zip(params.layers, memory.layers, strict=True):
+        y, state = mix(layer.mixer, _rms(x, layer.norm).astype(net.dtype or x.dtype), state)
+        x = x + y.astype(x.dtype)
+        states.append(state)
+    return _rms(x, params.norm), tuple(states)
 
 
 def _flat(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rljax
-from rljax import heads, store
+from rljax import envs, heads, store
 from rljax.agents import sac
 from rljax.base import InputError
 from rljax.config import config, leaf, override
@@ -274,6 +274,15 @@ def test_a_head_of_ones_own(tmp_path):
     for wrong in (heads.HLGauss, object(), SimpleNamespace(**methods)):
         with pytest.raises(InputError, match="config.head must be"):
             short(config=dataclasses.replace(TINY, head=wrong))
+
+
+def test_what_evaluations_play():
+    """Another environment, if the one to learn in says so, and scores normalized by its reference."""
+    pendulum, shorter = envs.make("pendulum"), envs.make("pendulum?horizon=7")
+    result = short(env=pendulum._replace(evaluation=shorter, reference=(-50.0, 0.0)), seeds=1, steps=10, eval_every=10)
+    row = result.rows[-1]
+    assert row["eval/length"] == 7 and result.setup.spec.horizon == 200
+    assert row["eval/normalized"] == pytest.approx(100 * (row["eval/return"] + 50) / 50)
 
 
 def test_parallel_envs_and_configs():
