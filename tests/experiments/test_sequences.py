@@ -129,7 +129,8 @@ def test_foresight_is_that_of_the_steps_seen():
 
 
 def test_presets_fit():
-    """Images and vectors have the size for a CPU."""
+    """Small images and vectors have the size for a CPU, Atari that of the paper."""
+    assert presets.find("drama", "ale/Pong").config.size == wm.DRAMA
     for env in ("gymnax/Breakout-MinAtar", "pendulum"):
         preset = presets.find("drama", env)
         drama.check(preset.config, envs.make("pendulum").spec)
