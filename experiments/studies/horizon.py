@@ -56,6 +56,7 @@ LOOKAHEAD = 3  # of the bounds on the effective horizon
 MEASURES = MappingProxyType(
     {
         "effective_horizon": "effective horizon",
+        "bound": "log T^2 A^H",  # of an effective horizon H, in MDPs with A actions and horizon T: GORP's episodes times T
         "epw": "planning window",
         "covering": "log covering length",
     }
@@ -182,6 +183,7 @@ def steps_to_optimum(agent: str, setting: Row, env: Env, facts: Row, seeds: Sequ
 def correlations(rows: list[Row]) -> pd.DataFrame:
     """Spearman's rank correlation of sample complexity with each measure and each other agent, and its 95 % interval."""
     table = pd.DataFrame(rows)
+    table["bound"] = 2 * np.log(table["horizon"]) + table["effective_horizon"] * np.log(table["actions"])
     medians = table.pivot(index="mdp", columns="agent", values="median")
     measures = table.drop_duplicates("mdp").set_index("mdp").loc[medians.index, list(MEASURES)]
     pairs: Iterable[tuple[str, str, Any]] = [

@@ -110,6 +110,7 @@ def test_sample_complexity(tmp_path, monkeypatch):
 def test_rank_correlations(tmp_path):
     """By hand: infinity is the highest rank, and an interval holds the correlation."""
     measures = {"effective_horizon": [1, 2, 3, 4, 5], "epw": [5, 4, 3, 2, 1], "covering": [1, 3, 2, 5, 4]}
+    measures |= {"horizon": [2, 9, 2, 9, 2], "actions": [3, 2, 3, 2, 3]}
     medians = [10.0, 20.0, 30.0, np.inf, np.inf]
     rows = [
         {"mdp": f"tabular/trap?k={i}", "agent": "ppo", "median": medians[i]} | {m: x[i] for m, x in measures.items()}
@@ -117,6 +118,6 @@ def test_rank_correlations(tmp_path):
     ]
     table = horizon.correlations(rows).set_index("with")["spearman"]
     assert table["effective horizon"] == pytest.approx(0.975, abs=1e-3) == -table["planning window"]
-    assert 0.5 < table["log covering length"] < 0.975
+    assert 0.5 < table["log covering length"] == table["log T^2 A^H"] < 0.975  # 2.5, 5.8, 4.7, 7.2, 6.9
     report.save_png(horizon.figure(rows), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
