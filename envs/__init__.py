@@ -103,6 +103,6 @@ def _kind(name: str, default: Any) -> type:
 
 def _unknown(base: str) -> str:
     known = {name.lower(): name for name in names()}
-    close = difflib.get_close_matches(base.lower(), known, n=1)
+    close = difflib.get_close_matches(base.lower(), known, n=1, cutoff=0.75)
     hint = f"did you mean {known[close[0]]}?" if close else "see `rljax envs`"
     return f"unknown environment {base!r}: {hint}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import tyro
 
+from rljax import envs
 from rljax.base import InputError
 from rljax.experiments import cli, forms, presets, progress
 from rljax.experiments import train as training
@@ -64,6 +65,7 @@ def finetune(args: list[str]) -> int:
     config = forms.read(given.config, preset.config)
     before = None
     if origin is None and preset.before is not None:
+        cli.find_agent(given.method).check(config, envs.make(given.env).spec)
         before, said = _before(given, config, preset.before, dataset)
         config, origin = presets.going_on(presets.carried(config, before.config)), training.planned(before.setup)
     else:

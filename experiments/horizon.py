@@ -36,7 +36,7 @@ class Horizon:
     max_k: int | None = None  # largest k of these bounds [as far as it is quick, A^k <= 1000]; of an estimate from episodes [3]
     episodes: int = 500  # episodes of each action sequence, if the numbers are estimated
     seed: int = 0  # of these episodes
-    json: bool = False  # print one JSON object
+    json: bool = False  # print one JSON object, in which infinite numbers are "inf"
     png: Path | None = None  # draw the values over time into this file
 
 
@@ -45,6 +45,10 @@ def horizon(args: list[str]) -> int:
     given = forms.parse(Horizon, args, "rljax horizon")
     if given.max_k is not None and given.max_k < 1:
         raise InputError(f"--max-k must be at least 1, got {given.max_k}")
+    if given.episodes < 2:
+        raise InputError(f"--episodes must be at least 2, got {given.episodes}")
+    if given.png is not None and not (given.png.suffix == ".png" and given.png.absolute().parent.is_dir()):
+        raise InputError(f"--png must be a file that ends in .png, in a folder that exists, got {given.png}")
     source = find(given.file, given.horizon, given.sticky)
     if isinstance(source, Env):
         return _estimated(source, given)
@@ -86,6 +90,8 @@ def find(name: str, steps: int | None, sticky: float) -> tuple[MDP, float] | Env
             raise InputError("--sticky is for MDPs in files and tabular/ environments")
         return env
     given = {k: v[-1] for k, v in parse_qs(query).items()}
+    if sticky and "sticky" in given:
+        raise InputError(f"{name} says how sticky actions are: leave out --sticky")
     if inner.endswith(tabular.SUFFIX):
         mdp = mdps.read(inner, env.spec.horizon, pixels=False).mdp
     else:
@@ -108,7 +114,7 @@ def analysis(
         raise InputError("--exploration describes the states of the file, so it cannot be used with --sticky")
     policy = None if exploration is None else mdps.read_policy(exploration)
     whole = lifted(mdp, sticky)
-    machine.require_free(theory.memory(whole), "the analysis", "lower --horizon")
+    machine.require_free(theory.memory(whole), "the analysis", f"lower --horizon, which is {mdp.horizon}")
     found = theory.analyze(whole, policy)
     behaviour = "random" if policy is None else "exploration"
     numbers = {

@@ -101,8 +101,8 @@ def write_versions(path: Path, say: Callable[[str], None]) -> None:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C or SIGTERM came; a second one acts as usual."""
+def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C or SIGTERM came, which is said at once; a second one acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -112,6 +112,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def handle(number: int, frame: Any) -> None:
         received.append(number)
         signal.signal(number, before[signal.Signals(number)])
+        say("stopping as soon as these steps are done; a second signal stops at once")
 
     for number in before:
         signal.signal(number, handle)

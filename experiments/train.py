@@ -234,7 +234,7 @@ def load(out: str | Path) -> Result:
     setup = read_setup(out)
     found = store.newest(out, progress.warn)
     if found is None:
-        raise InputError(f"{out} has no whole checkpoint: run its command, at least until the first evaluation")
+        raise InputError(f"{out} has no whole checkpoint: run its command, at least until the first checkpoint")
     step, host = found
     _refuse_changed_settings(setup, out, host)
     state = store.load(out, step, "agent", _shapes(setup, host["capacity"]).agent)
@@ -310,7 +310,7 @@ def _run(setup: Setup, out: Path | None) -> Result:
         rows += _log(out, _evaluate(setup, at))
         _say_scores(0, rows)
     saved, compiled, warned = time.monotonic(), set(), bool(_clipped(setup, rows))
-    with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals() as stopped:
+    with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals(progress.say) as stopped:
         while at.iteration < setup.total and not stopped():
             loop = setup.loop(at.iteration)
             if loop not in compiled:
@@ -603,7 +603,10 @@ def _on_device(setup: Setup) -> Any:
 def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
     build, statics = _builder(setup, at.iteration, at.capacity)
     t, num = jnp.int32(at.iteration), jnp.int32(num)
-    return _jit_run(build, statics, setup.stacked, at.state, at.alive, t, num, data)
+    state, alive, sums = _jit_run(build, statics, setup.stacked, at.state, at.alive, t, num, data)
+    while not alive.is_ready():
+        time.sleep(0.002)  # and hear signals
+    return state, alive, sums
 
 
 def _builder(setup: Setup, t: int, capacity: int) -> tuple[Callable[..., loops.Loop], tuple]:

@@ -58,6 +58,8 @@ def read(path: str | Path, horizon: int | None = None, pixels: bool = True) -> R
         if key not in arrays:
             raise InputError(f"{path} has no key {key!r}: {FORMATS}")
         _require_numbers(path, key, arrays[key], 3 if own else 2)
+    if not own:
+        _require_bridge(path, *(arrays[key] for key in BRIDGE))
     steps = horizon if horizon is not None else _horizon(path, arrays)
     try:
         if own:
@@ -120,6 +122,13 @@ def _require_numbers(path: Path, key: str, x: np.ndarray, ndim: int) -> None:
         raise InputError(f"{path}: {key!r} holds {x.dtype}, not numbers")
     if x.ndim != ndim or not x.size:
         raise InputError(f"{path}: {key!r} must have the axes [{', '.join(axes)}], its shape is {x.shape}")
+
+
+def _require_bridge(path: Path, transitions: np.ndarray, rewards: np.ndarray) -> None:
+    if transitions.dtype.kind not in "iu":
+        raise InputError(f"{path}: 'transitions' must be of an integer type, got {transitions.dtype}")
+    if transitions.shape != rewards.shape:
+        raise InputError(f"{path}: 'transitions' {transitions.shape} and 'rewards' {rewards.shape} must both be [S, A]")
 
 
 def _pixels(path: Path, arrays: Arrays, states: int) -> tuple[np.ndarray | None, np.ndarray | None]:

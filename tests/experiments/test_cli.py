@@ -48,6 +48,10 @@ def rljax(tmp_path, monkeypatch, capsys):
         ("train sca pendulum", "unknown agent 'sca': did you mean sac?"),
         ("train xyz pendulum", "unknown agent 'xyz': choose one of bc, "),
         ("train sac gymnax/Pendulm-v1", "did you mean gymnax/Pendulum-v1?"),
+        (
+            "train sqirl tabular/trap?k=3 --steps 10 --config.episodes 1000",
+            "sqirl takes 3000 env steps, 1000 episodes of 3: raise",
+        ),
         ("train sac atari/Pong", "unknown environment 'atari/Pong'"),
         ("train sac brax/swimmer", "brax/swimmer is not supported"),
         ("train sac brax/hopper?backend=spirng", "unknown backend 'spirng'"),

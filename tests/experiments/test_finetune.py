@@ -302,6 +302,7 @@ def test_command_from_a_run(monkeypatch, before, tmp_path, capsys):
         (["wsrl", "pendulum", "--data", "FILE", "--config.widht", "3"], "widht"),
         (["rlpd", "pendulum", "--data", "FILE", "--warmup", "5"], "are for going on from a run"),
         (["bc", "pendulum", "--data", "FILE"], "agent bc does not learn from rewards"),
+        (["wsrl", "gymnax/CartPole-v1", "--data", "FILE"], "agent wsrl does not take discrete actions"),
         (["wsrl", "gymnasium/Pendulum-v1", "--data", "FILE"], "runs on the host"),
     ],
 )

@@ -149,7 +149,10 @@ def test_estimate_from_episodes(rljax):
         ("horizon gymnax/CartPole-v1 --png x.png", "--exploration and --png are for MDPs"),
         ("horizon gymnax/CartPole-v1 --max-k 30", "more than 200000 episodes at once"),
         ("horizon gymnax/CartPole-v1 --episodes 1", "episodes must be at least 2, got 1"),
-        ("horizon trap.npz --png folder/none/x.png", "No such file or directory"),
+        ("horizon trap.npz --png folder/none/x.png", "--png must be a file that ends in .png, in a folder that exists"),
+        ("horizon trap.npz --png x.foo", "--png must be a file that ends in .png"),
+        ("horizon trap.npz --episodes -1", "--episodes must be at least 2, got -1"),
+        ("horizon tabular/trap?sticky=0.25 --sticky 0.5", "tabular/trap?sticky=0.25 says how sticky actions are"),
     ],
 )
 def test_a_mistake_is_one_sentence(rljax, line, sentence):

@@ -62,7 +62,7 @@ def test_bad_input_is_one_sentence(run, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("part", "num"), [("methods", 8), ("ablation", 12)])
 def test_online(part, num, tmp_path, monkeypatch, capsys):
     """A curve per method, seed and evaluation; what was trained offline is the same run for all that go on from it."""
