@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -15,7 +17,8 @@
 # # A world model
 #
 # Drama ([arXiv:2410.08893](https://arxiv.org/abs/2410.08893)) learns a model of its environment from pixels, and then acts as
-# it has found best in imagination. Here it learns to catch a falling ball; it takes some minutes on two CPU cores.
+# it has found best in imagination. Here a falling ball is to be caught. In the few steps of this notebook, some minutes on two
+# CPU cores, the model learns how the ball falls, and the policy begins to learn.
 
 # %%
 from dataclasses import replace
