@@ -24,7 +24,7 @@ from rljax import heads, losses, nets, normalize, replay
 from rljax.actor_critic import Metrics
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory, where
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, linear, model, polyak
+from rljax.optim import Model, descend, model, polyak
 
 
 def double(online: jax.Array, target: jax.Array) -> jax.Array:
@@ -52,7 +52,6 @@ class Config:
     """Hyperparameters of DQN."""
 
     critic_lr: float = leaf(2.5e-4, "(0, inf)")  # Adam step size of the critic
-    lr_decay: float = leaf(1e12, "(0, inf)")  # critic steps in which the step size falls to 0 (linear); 1e12: it does not
     discount: float = leaf(0.99, "[0, 1)")  # discount per env step
     period: float = leaf(1_000.0, "[1, inf)")  # critic steps between copies to the target, where it is copied
     tau: float = leaf(0.005, "(0, 1]")  # Polyak step of the target, where it is averaged
@@ -109,7 +108,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     stats = normalize.init(spec.obs)
     net = networks(config, spec.action.n)
     critic = nets.init(net.critic, net.head, key, normalize.apply(stats, example(spec.obs, 1)))
-    return State(model(_optimizer(config), critic), jax.tree.map(jnp.copy, critic), stats, jnp.int32(0))
+    return State(model(optax.adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats, jnp.int32(0))
 
 
 def epsilon(config: Config, steps: jax.Array) -> jax.Array:
@@ -167,14 +166,10 @@ def _step(config: Config, net: Networks, state: State, x: tuple[Transition, jax.
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(net.head, losses.chosen(net.critic.apply(params, t.obs), t.action), goal)
 
-    critic, metrics = descend(_optimizer(config), loss, state.critic)
+    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
     steps = state.steps + 1
     followed = config.targets(config, state.target, critic.params, steps)
     return State(critic, followed, state.stats, steps), metrics
-
-
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.adam(linear(config.critic_lr, config.lr_decay))
 
 
 def _num_actions(config: Config, state: State) -> int:
