@@ -1,8 +1,9 @@
-"""Presets of DQN. Sources: arXiv:1903.03176 for MinAtar; that of CartPole was tuned here on seeds 100-102."""
+"""Presets of DQN. Sources: arXiv:1903.03176 for MinAtar; that of CartPole was tuned here on seeds 100-105."""
 
 from __future__ import annotations
 
 from rljax.agents.dqn import Config, averaged
+from rljax.config import override
 from rljax.data import Dataset
 from rljax.experiments.presets import Preset, task
 
@@ -21,4 +22,7 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
         )
         return Preset(minatar, steps=1_000_000, num_envs=8, eval_every=50_000)
     # With copies of the critic as targets returns of 500 come later, and go again.
-    return Preset(Config(critic_lr=5e-4, batch_size=128, targets=averaged, tau=0.01), steps=60_000, eval_every=5_000)
+    config = Config(critic_lr=5e-4, batch_size=128, targets=averaged, tau=0.01)
+    if task(env) == "gymnax/CartPole-v1":  # with one critic, and by regression, they go again too
+        config = override(config, {"num_critics": 2, "head": "hl_gauss"})
+    return Preset(config, steps=60_000, eval_every=5_000)
