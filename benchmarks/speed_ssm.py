@@ -1,8 +1,9 @@
 """Speed of the Mamba-2 layer at Drama's size (width 512, 16 heads x 64, state 16), in chunks and step by step.
 
 ``python benchmarks/speed_ssm.py`` prints steps/s, sequences times their length, of a gradient with respect to parameters and
-inputs: at batch 16 and length 128 for chunks of 16 to 128 and for a scan over single steps, then in chunks at batch 4 for
-lengths 128 to 4096. Cases alternate; figures are medians over rounds, without compilation.
+inputs: at batch 16 and length 128 for chunks of 16 to 128 and for a scan over single steps, of the whole layer and of its
+recurrence alone, without the projections that both have; then of the layer at batch 4 for lengths 128 to 4096. Cases
+alternate; figures are medians over rounds, without compilation.
 """
 
 from __future__ import annotations
@@ -38,12 +39,37 @@ def gradient(f: Callable[..., Any], batch: int, length: int) -> Callable[[], Any
     return lambda: run(params, x)
 
 
+def recurrence(chunk: int | None) -> Callable[[], Any]:
+    """A gradient through the recurrence alone, at batch 16 and length 128: in chunks, or, for None, step by step."""
+    params, keys = ssm.init(jax.random.key(0), 512), jax.random.split(jax.random.key(1), 4)
+    shapes = (16, 128, 16, 64), (16, 128, 16), (16, 128, 16), (16, 128, 16)
+    u, b, c, dt = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    signals, h = ssm.Signals(u, b, c, jax.nn.softplus(dt)), ssm.initial(params, 16).h
+
+    def loss(signals: ssm.Signals) -> jax.Array:
+        if chunk is not None:
+            return jnp.square(ssm.chunked(params, signals, jnp.zeros((16, 128), jnp.int32), h, chunk)[0]).sum()
+
+        def one(h: jax.Array, now: ssm.Signals) -> tuple[jax.Array, jax.Array]:
+            y, h = ssm.recurrent(params, now, h)
+            return h, y
+
+        in_time = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), signals)
+        return jnp.square(jax.lax.scan(one, h, in_time)[1]).sum()
+
+    run = jax.jit(jax.grad(loss))
+    return lambda: run(signals)
+
+
 def main() -> None:
     """All cases."""
     cases: dict[tuple[str, int], tuple[Callable[[], Any], float]] = {("GFLOP/s", 0): (product(), PRODUCTS * 2 * 256**3 / 1e9)}
     for chunk in (16, 32, 64, 128):
         cases[f"steps/s, chunks of {chunk}", 16] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
     cases["steps/s, step by step", 16] = gradient(step_by_step, 16, 128), 16 * 128
+    for width in (16, 32, 64):
+        cases[f"steps/s, recurrence in chunks of {width}", 16] = recurrence(width), 16 * 128
+    cases["steps/s, recurrence step by step", 16] = recurrence(None), 16 * 128
     for length in (128, 256, 512, 1024, 2048, 4096):
         cases[f"steps/s, length {length}", 4] = gradient(ssm.scan, 4, length), 4 * length
     measure(cases)

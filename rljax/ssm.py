@@ -101,7 +101,7 @@ def scan(params: Params, x: jax.Array, reset: jax.Array, state: State, chunk: in
     signals = _signals(params, mixed, dt)
     pad = -length % chunk
     padded = jax.tree.map(lambda s: jnp.pad(s, [(0, 0), (0, pad)] + [(0, 0)] * (s.ndim - 2)), signals)
-    y, h = _chunked(params, padded, jnp.pad(episode, ((0, 0), (0, pad)), "edge"), state.h, chunk)
+    y, h = chunked(params, padded, jnp.pad(episode, ((0, 0), (0, pad)), "edge"), state.h, chunk)
     return _read(params, y[:, :length], signals.u, z), State(tail, h)
 
 
@@ -112,11 +112,16 @@ def step(params: Params, x: jax.Array, reset: jax.Array, state: State) -> tuple[
     window = jnp.concatenate([state.tail, before[:, None].astype(state.tail.dtype)], 1)
     mixed = jax.nn.silu((window.astype(x.dtype) * params.conv.astype(x.dtype)).sum(1) + params.bias.astype(x.dtype))
     s = _signals(params, mixed, dt)
+    y, h = recurrent(params, s, state.h)
+    return _read(params, y, s.u, z), State(window[:, 1:], h)
+
+
+def recurrent(params: Params, s: Signals, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``(y [B, H, P] without the skip, h)`` of one step of the recurrence."""
     decay = jnp.exp(s.dt * -jnp.exp(params.log_a))
     drive = jnp.einsum("bhp,bn->bhpn", s.u.astype(s.dt.dtype) * s.dt[..., None], s.b.astype(s.dt.dtype))
-    h = decay[..., None, None] * state.h + drive
-    y = jnp.einsum("bhpn,bn->bhp", h, s.c.astype(h.dtype))
-    return _read(params, y, s.u, z), State(window[:, 1:], h)
+    h = decay[..., None, None] * h + drive
+    return jnp.einsum("bhpn,bn->bhp", h, s.c.astype(h.dtype)), h
 
 
 def _project(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -148,8 +153,11 @@ def _signals(params: Params, mixed: jax.Array, dt: jax.Array) -> Signals:
     return Signals(u.reshape(*u.shape[:-1], heads, -1), b, c, jax.nn.softplus(dt.astype(params.dt.dtype) + params.dt))
 
 
-def _chunked(params: Params, s: Signals, episode: jax.Array, h: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
-    """``(y [B, T, H, P] without the skip, h)``; T is a multiple of ``chunk``, and dt is 0 where nothing happens."""
+def chunked(params: Params, s: Signals, episode: jax.Array, h: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
+    """`recurrent` for T steps, a multiple of ``chunk``: ``(y [B, T, H, P], h)``; ``episode`` int32 [B, T] counts episodes.
+
+    Nothing happens where dt is 0.
+    """
     kind = s.u.dtype
     s, episode = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), (s, episode))
     log = jnp.moveaxis(jnp.cumsum(s.dt * -jnp.exp(params.log_a), 2), 3, 2)  # [B, C, H, Q]: of the decay since the chunk began
