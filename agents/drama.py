@@ -98,9 +98,10 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     """Fresh networks and optimisers."""
     key_model, key_behaviour = jax.random.split(key)
     net = networks(config, spec.obs.shape, wm.action_size(spec.action), not isinstance(spec.action, Discrete))
+    of_model, of_behaviour = _optimizers(config)
     return State(
-        model=model(_model_optimizer(config), wm.init(config.size, spec, key_model)),
-        behaviour=behaviour.init(config.size, net.heads, _optimizer(config), key_behaviour),
+        model=model(of_model, wm.init(config.size, spec, key_model)),
+        behaviour=behaviour.init(config.size, net.heads, of_behaviour, key_behaviour),
         stats=normalize.init(spec.obs),
     )
 
@@ -131,13 +132,12 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     net = _bound(config, state, batch.transition.obs.shape[2:])
     t, first = _ready(config, net, state, batch.transition)
 
-    def loss(params: wm.Params) -> tuple[jax.Array, Metrics]:
-        return wm.loss(config, net.model, params, t, first, key_model)
-
-    learned, model_metrics = descend(_model_optimizer(config), loss, state.model)
+    of_model, of_behaviour = _optimizers(config)
+    loss = partial(wm.loss, config, net.model, batch=t, first=first, key=key_model)
+    learned, model_metrics = descend(of_model, loss, state.model)
     state = state._replace(model=learned)
     dream = imagine(config, net, state, batch.extras, key_dream)
-    behaved, metrics = behaviour.learn(config, net.heads, state.behaviour, _optimizer(config), dream)
+    behaved, metrics = behaviour.learn(config, net.heads, state.behaviour, of_behaviour, dream)
     return state._replace(behaviour=behaved), model_metrics | metrics
 
 
@@ -145,13 +145,12 @@ def imagine(config: Config, net: Networks, state: State, t: Transition, key: jax
     """Episodes of H steps that follow transitions [N, C, ...], of whose last one the observation is seen and nothing else."""
     key_start, key_dream = jax.random.split(key)
     t, first = _ready(config, net, state, t)
-    params = state.model.params
-    start = wm.recall(net.model, params, t.obs, t.action, first, config.latent, config.unimix, key_start)
+    start = wm.recall(net.model, state.model.params, t.obs, t.action, first, config.latent, config.unimix, key_start)
 
     def act(features: jax.Array, key: jax.Array) -> jax.Array:
         return net.heads.policy.sample(_out(net, state, features), key)
 
-    return wm.dream(net.model, params, start, act, net.num, config.ahead, config.unimix, key_dream)
+    return wm.dream(net.model, state.model.params, start, act, net.num, config.ahead, config.unimix, key_dream)
 
 
 def foresee(config: Config, state: State, obs: jax.Array, action: jax.Array, num: int, key: jax.Array) -> wm.Foreseen:
@@ -196,9 +195,6 @@ def _out(net: Networks, state: State, features: jax.Array) -> Any:
     return behaviour.actions(net.heads, state.behaviour.actor.params, state.behaviour.features, features)
 
 
-def _model_optimizer(config: Config) -> Any:
-    return laprop(config.model_lr, config.rise, config.model_norm)
-
-
-def _optimizer(config: Config) -> Any:
-    return laprop(config.lr, config.rise, config.max_norm)
+def _optimizers(config: Config) -> tuple[Any, Any]:
+    """Of the world model, and of actor and critic."""
+    return laprop(config.model_lr, config.rise, config.model_norm), laprop(config.lr, config.rise, config.max_norm)

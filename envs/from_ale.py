@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from rljax.base import Array, Discrete, Env, InputError, Spec, Step
 
@@ -112,21 +111,20 @@ def build(env_id: str, num_envs: int, name: str, horizon: int, terminal: str) ->
     game = _load(env_id)
     spec = Spec(OBS, Discrete(len(game.actions)), horizon)
 
-    def shapes(num: int) -> tuple[State, Any]:
-        return State(_shape((num, game.size), "uint8"), _shape((num,), "int32")), _shape((num, *OBS.shape), "uint8")
+    emulators = State(_shape((num_envs, game.size), "uint8"), _shape((num_envs,), "int32"))
+    obs = _shape((num_envs, *OBS.shape), "uint8")
 
     def noops(key: jax.Array) -> jax.Array:
         return jax.random.randint(key, (num_envs,), 0, NOOPS + 1, jnp.int32)
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         begin = functools.partial(_begin, env_id)
-        return jax.pure_callback(begin, shapes(num_envs), noops(key), vmap_method="broadcast_all")
+        return jax.pure_callback(begin, (emulators, obs), noops(key), vmap_method="broadcast_all")
 
     def step(state: State, action: jax.Array, key: jax.Array) -> tuple[State, Step]:
-        state_shape, obs = shapes(num_envs)
         reward, flag = _shape((num_envs,), "float32"), _shape((num_envs,), "bool")
         play = functools.partial(_play, env_id, horizon, terminal == "life")
-        out = (state_shape, Step(obs, reward, obs, flag, flag))
+        out = (emulators, Step(obs, reward, obs, flag, flag))
         return jax.pure_callback(play, out, state, action, noops(key), vmap_method="broadcast_all")
 
     def resize(n: int) -> Env:
@@ -221,6 +219,8 @@ def _step(
 
 def _shrunk(screen: np.ndarray) -> np.ndarray:
     """A screen [210, 160, 3] as an observation, each pixel the mean of those that it covers."""
+    from PIL import Image
+
     return np.asarray(Image.fromarray(screen).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 

@@ -128,7 +128,7 @@ def test_nothing_is_learned_after_an_imagined_end():
     )
     still = override(CONFIG, {"scale_decay": 0.999})
     net = drama._bound(still, state, (3,)).heads
-    step = jax.jit(partial(behaviour.learn, still, net, optimizer=drama._optimizer(still)))
+    step = jax.jit(partial(behaviour.learn, still, net, optimizer=drama._optimizers(still)[1]))
     begin = state.behaviour._replace(features=state.behaviour.features._replace(count=jnp.array(1e12)))  # that do not move
     changed = found._replace(action=(found.action + found.ended[:-1]) % 4, reward=found.reward.at[3].add(100.0))
     a, b = step(begin, dream=found), step(begin, dream=changed)
