@@ -67,7 +67,7 @@ def main() -> None:
     for chunk in (16, 32, 64, 128):
         cases[f"steps/s, chunks of {chunk}", 16] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
     cases["steps/s, step by step", 16] = gradient(step_by_step, 16, 128), 16 * 128
-    for width in (16, 32, 64):
+    for width in (8, 16, 32, 64):
         cases[f"steps/s, recurrence in chunks of {width}", 16] = recurrence(width), 16 * 128
     cases["steps/s, recurrence step by step", 16] = recurrence(None), 16 * 128
     for length in (128, 256, 512, 1024, 2048, 4096):

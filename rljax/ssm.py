@@ -13,14 +13,14 @@ Axes: B batch, T time, D width, I inner width, H heads of P numbers, N state num
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 64  # steps that are matrix products at once; of other backends than CPUs, not measured
-CPU_CHUNK = 32  # the fastest there, at the sizes of Drama
+CPU_CHUNK = 16  # the fastest there, at the sizes of Drama
 
 
 class Params(NamedTuple):
@@ -156,35 +156,31 @@ def _signals(params: Params, mixed: jax.Array, dt: jax.Array) -> Signals:
 def chunked(params: Params, s: Signals, episode: jax.Array, h: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
     """`recurrent` for T steps, a multiple of ``chunk``: ``(y [B, T, H, P], h)``; ``episode`` int32 [B, T] counts episodes.
 
-    Nothing happens where dt is 0.
+    Nothing happens where dt is 0. The backward pass computes each chunk again, from the state that it began with.
     """
-    kind = s.u.dtype
-    s, episode = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), (s, episode))
-    log = jnp.moveaxis(jnp.cumsum(s.dt * -jnp.exp(params.log_a), 2), 3, 2)  # [B, C, H, Q]: of the decay since the chunk began
-    drive = jnp.moveaxis(s.u * s.dt[..., None].astype(kind), 3, 2)  # [B, C, H, Q, P]
-    first = jnp.concatenate([jnp.zeros_like(episode[:, :1, 0]), episode[:, :-1, -1]], 1)  # what the state belongs to
-    going_on, last = episode == first[..., None], episode == episode[..., -1:]
-    causal = jnp.tril(jnp.ones((chunk, chunk), bool)) & (episode[..., :, None] == episode[..., None, :])
+    kind, rate, causal = s.u.dtype, -jnp.exp(params.log_a), jnp.tril(jnp.ones((chunk, chunk), bool))
 
     def decay(mask: jax.Array, log: jax.Array) -> jax.Array:
         # masked before the exponential, whose overflow would make gradients NaN
-        return jnp.exp(jnp.where(mask[:, :, None], log, -jnp.inf))
+        return jnp.exp(jnp.where(mask[:, None], log, -jnp.inf))
 
-    weight = decay(causal, log[..., :, None] - log[..., None, :]).astype(kind)
-    reads = jnp.einsum("bcin,bcjn->bcij", s.c, s.b)
-    inside = (reads[:, :, None] * weight) @ drive
-    kept = decay(last, log[..., -1:] - log).astype(kind)
-    added = jnp.einsum("bchqp,bcqn->bchpn", drive * kept[..., None], s.b, preferred_element_type=h.dtype)
-    whole = decay(going_on[..., -1:], log[..., -1:])  # of a state that outlives the chunk
+    def along(carry: tuple[jax.Array, jax.Array], now: tuple[Signals, jax.Array]) -> tuple[Any, jax.Array]:
+        (h, before), (s, episode) = carry, now
+        dt = jnp.swapaxes(s.dt, 1, 2)
+        log = jnp.cumsum(dt * rate[:, None], 2)  # [B, H, Q]: of the decay since the chunk began
+        drive = jnp.swapaxes(s.u, 1, 2) * dt[..., None].astype(kind)  # [B, H, Q, P]
+        same = causal & (episode[:, :, None] == episode[:, None])
+        inside = decay(same, log[..., :, None] - log[..., None, :]).astype(kind) * (s.c @ jnp.swapaxes(s.b, 1, 2))[:, None]
+        arriving = decay(episode == before[:, None], log).astype(kind)[..., None] * s.c[:, None]
+        y = inside @ drive + arriving @ jnp.swapaxes(h, 2, 3).astype(kind)
+        kept = decay(episode == episode[:, -1:], log[..., -1:] - log).astype(kind)[..., None] * s.b[:, None]
+        added = jnp.einsum("bhqp,bhqn->bhpn", drive, kept, preferred_element_type=h.dtype)
+        whole = decay(episode[:, -1:] == before[:, None], log[..., -1:])  # of a state that outlives the chunk
+        return (whole[..., None] * h + added, episode[:, -1]), jnp.swapaxes(y, 1, 2)
 
-    def carry(h: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        whole, added = x
-        return whole[..., None] * h + added, h
-
-    h, states = jax.lax.scan(carry, h, (jnp.moveaxis(whole, 1, 0), jnp.moveaxis(added, 1, 0)))
-    arriving = jnp.einsum("bcqn,cbhpn->bchqp", s.c, states.astype(kind)) * decay(going_on, log).astype(kind)[..., None]
-    y = jnp.moveaxis(inside + arriving, 2, 3)
-    return y.reshape(y.shape[0], -1, *y.shape[3:]), h
+    pieces = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0), (s, episode))
+    (h, _), y = jax.lax.scan(jax.checkpoint(along, prevent_cse=False), (h, jnp.zeros_like(episode[:, 0])), pieces)
+    return jnp.moveaxis(y, 0, 1).reshape(s.u.shape), h
 
 
 def _read(params: Params, y: jax.Array, u: jax.Array, z: jax.Array) -> jax.Array:
