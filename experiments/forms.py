@@ -8,6 +8,7 @@ import inspect
 import io
 import itertools
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -46,7 +47,7 @@ def form(config: Any) -> Any:
     values, fields = {}, []
     for field, kind, comment in _described(type(config)):
         value, choices = getattr(config, field.name), field.metadata.get("choices") or {}
-        values[field.name] = next((k for k, v in choices.items() if _same_choice(v, value)), value)
+        values[field.name] = _name(value, choices)
         fields.append((field.name, Annotated[_as_names(field, kind), tyro.conf.arg(help=comment)]))
         if dataclasses.is_dataclass(value):
             for inner, (inner_kind, help_) in _inner_fields(config, field.name).items():
@@ -68,9 +69,11 @@ def _as_names(field: Any, kind: Any) -> Any:
     return Literal[tuple(field.metadata["choices"])] if field.metadata.get("choices") else kind
 
 
-def _same_choice(choice: Any, value: Any) -> bool:
-    """Whether ``value`` is what ``choice`` stands for; of a config within the config, only the kind matters."""
-    return type(choice) is type(value) if dataclasses.is_dataclass(choice) else choice is value or choice == value
+def _name(value: Any, choices: Mapping[str, Any]) -> Any:
+    """The name of the choice that ``value`` is, or, of a config with other numbers, that of its kind; else ``value``."""
+    same = [k for k, v in choices.items() if v is value or (type(v) is type(value) and v == value)]
+    alike = [k for k, v in choices.items() if dataclasses.is_dataclass(v) and type(v) is type(value)]
+    return (same + alike + [value])[0]
 
 
 def read(filled: Any, preset: Any) -> Any:

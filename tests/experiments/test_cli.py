@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from rljax.experiments import cli
+from rljax import world_model as wm
+from rljax.agents import drama
+from rljax.experiments import cli, forms
 from rljax.experiments import train as training
 
 TINY = [
@@ -323,3 +326,12 @@ def test_console_command_is_installed(tmp_path):
     assert run("--help").stdout.startswith("usage: rljax") and run("--help").returncode == 0
     bad = run("train", "sca", "pendulum")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_each_size_can_be_asked_for_whatever_the_preset_has():
+    for name, size in wm.SIZES.items():
+        preset = drama.Config(size=size)
+        filled = forms.form(preset)
+        assert filled.size == name and forms.read(filled, preset) == preset
+        for other in wm.SIZES:
+            assert forms.read(dataclasses.replace(filled, size=other), preset).size == wm.SIZES[other]
