@@ -23,6 +23,7 @@ from rljax.experiments import forms
 USAGE = """usage: rljax COMMAND ...
 
   train AGENT ENV      train seeds in one program; the same command continues a run that was stopped or killed
+  sweep STUDY.py       train a study: agents x environments x configs x seeds
   finetune METHOD ENV  go on online from an offline run, or from a data set
   agents               list the agents
   envs                 list the environments
@@ -64,6 +65,20 @@ class Train(Generic[Form]):
     reward_scale: float = 1.0  # rewards that are learned from are reward-scale * reward + reward-bias
     reward_bias: float = 0.0  # see above; logs and evaluations hold raw rewards
     reward_failure: float | None = None  # raw reward of each step of an episode that fails (Monte-Carlo returns)
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # FIELD=1,2,3 of the config, or log:LOW:HIGH, uniform:LOW:HIGH
+    samples: int = 1  # how many configs with random numbers, for each of the others
+    at_once: int | None = None  # learners of a program at the most, with --sweep [all]
+    plan: bool = False  # with --sweep: print the programs, measure how fast they are, and train nothing
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train what is not finished of a study: a Python file with a list RUNS of rljax.experiments.sweep.Run."""
+
+    study: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY.py")]]  # the file, which is run
+    out: Path | None = None  # the study's folder [runs/STUDY]
+    at_once: int | None = None  # learners of a program at the most [all that differ in numbers and seeds only]
+    plan: bool = False  # print the programs, measure how fast they are, and train nothing
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {f.__name__: f for f in (train, finetune, agents, envs, data, collect, show, play, horizon)}
+    commands = {f.__name__: f for f in (train, sweep, finetune, agents, envs, data, collect, show, play, horizon)}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -148,7 +163,7 @@ def train(args: list[str]) -> int:
     given, dataset, preset = _parse_train(args)
     from rljax.experiments import presets, progress
     from rljax.experiments import train as training
-    from rljax.experiments.setup import Reward
+    from rljax.experiments.setup import Reward, run_name
 
     seeds = parse_seeds(given.seeds)
     if (given.action_low is None) != (given.action_high is None):
@@ -161,6 +176,10 @@ def train(args: list[str]) -> int:
         "action_bounds": None if given.action_low is None else (given.action_low, given.action_high),
     }
     agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
+    if given.sweep:
+        return _sweep([_swept(given, preset, env, kwargs)], given)
+    if given.plan or given.samples != 1 or given.at_once is not None:
+        raise InputError("--plan, --samples and --at-once go with --sweep")
     setup = training.prepare(agent, forms.read(given.config, preset.config), env, **kwargs)
     config, said = presets.with_supports(setup, preset, forms.given(given.config))
     setup = dataclasses.replace(setup, configs=(config,))
@@ -170,6 +189,61 @@ def train(args: list[str]) -> int:
         for sentence in said:
             progress.say(sentence)
     return finish(training.train(agent, config, env, out=out, fresh=given.fresh, **kwargs), out)
+
+
+def sweep(args: list[str]) -> int:
+    """``rljax sweep``: 0 when the study is finished, 130 when it was stopped before."""
+    given = forms.parse(Sweep, args, "rljax sweep")
+    from rljax.experiments import sweep as sweeping
+
+    return _sweep(sweeping.read(given.study), given, Path("runs") / given.study.stem)
+
+
+def _sweep(runs: list[Any], given: Any, default: Path | None = None) -> int:
+    """Plan ``runs`` as ``given`` says, and train them."""
+    from rljax.experiments import progress
+    from rljax.experiments import sweep as sweeping
+
+    programs = sweeping.plan(runs, given.at_once)
+    out = (given.out or default or sweeping.default_folder(programs)).absolute()
+    for sentence in sweeping.said(programs, out):
+        progress.say(sentence)
+    keep_programs()
+    if given.plan:
+        for number, program in enumerate(programs):
+            progress.say(f"program {number + 1} of {len(programs)}, measured:")
+            for sentence in sweeping.measured(program):
+                progress.say(sentence)
+        return 0
+    finished = sweeping.train(programs, out)
+    print(sweeping.text(sweeping.table(programs, out)))
+    print(f"study in {out}")
+    return 0 if finished else 130
+
+
+def _swept(given: Train, preset: Any, env: str | None, kwargs: dict[str, Any]) -> Any:
+    """The `Run` of a study that ``rljax train --sweep`` asks for."""
+    from rljax.experiments import sweep as sweeping
+
+    if given.fresh:
+        raise InputError("--fresh does not go with --sweep: choose another folder with --out")
+    grid: dict[str, list[Any]] = {}
+    draws: dict[str, Any] = {}
+    kinds = {"log": sweeping.log_uniform, "uniform": sweeping.uniform}
+    for text in given.sweep:
+        name, _, values = text.partition("=")
+        name, (kind, *ends) = name.replace("-", "_"), values.split(":")
+        if not values or (kind in kinds and len(ends) != 2) or name in grid or name in draws:
+            raise InputError(f"--sweep must be FIELD=1,2,3 or FIELD=log:LOW:HIGH, each field once, got {text!r}")
+        numbers = [forms.typed(preset.config, name, x, "rljax train") for x in (ends if kind in kinds else values.split(","))]
+        if kind in kinds:
+            draws[name] = kinds[kind](*numbers)
+        else:
+            grid[name] = numbers
+    if given.samples != 1 and not draws:
+        raise InputError("--samples is how many random numbers are drawn: give some with --sweep FIELD=log:LOW:HIGH")
+    config = forms.changes(given.config, preset.config)
+    return sweeping.Run(given.agent, env, config, grid, draws, given.samples, **kwargs)
 
 
 def finish(result: Any, out: Path) -> int:
@@ -391,15 +465,6 @@ def read_data(name: str | None) -> Any:
     from rljax.data import load
 
     return None if name is None else load(name)
-
-
-def run_name(setup: Any) -> str:
-    """The folder's name of a run that is not given one."""
-    from rljax.experiments.setup import identity
-
-    where = setup.data.info.name if setup.data is not None else setup.env.name
-    name = f"{setup.agent.__name__.rpartition('.')[2]}-{where}-{identity(setup.describe())[:8]}"
-    return re.sub(r"[^\w.]+", "-", name)
 
 
 def keep_programs() -> None:

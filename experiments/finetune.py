@@ -13,7 +13,7 @@ from rljax.base import InputError
 from rljax.experiments import cli, forms, presets, progress
 from rljax.experiments import train as training
 from rljax.experiments.presets import Preset
-from rljax.experiments.setup import Start, refuse_other
+from rljax.experiments.setup import Start, refuse_other, run_name
 
 Form = TypeVar("Form")
 
@@ -72,7 +72,7 @@ def finetune(args: list[str]) -> int:
         said = []
     online = _online(given, config, preset, dataset, origin)
     cli.keep_programs()
-    out = given.out or Path("runs") / cli.run_name(online.setup)
+    out = given.out or Path("runs") / run_name(online.setup)
     training.refuse_own_start(online.setup, out.absolute(), given.fresh)
     if given.fresh:
         training.set_aside(out.absolute())

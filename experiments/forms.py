@@ -16,6 +16,7 @@ import tyro
 from rljax.base import InputError
 from rljax.config import override
 
+FLAGS = frozenset({"-h", "--help", "--fresh", "--no-fresh", "--plan", "--no-plan"})
 INNER = "__"  # the dot of "head.low", in the name of a form's field
 
 
@@ -30,13 +31,13 @@ def value(args: list[str], option: str) -> str | None:
 
 
 def positionals(args: list[str]) -> list[str]:
-    """The arguments that are neither options nor their values; all options but --help and --fresh take one value."""
+    """The arguments that are neither options nor their values; all options but `FLAGS` take one value."""
     found, skip = [], False
     for arg in args:
         if skip:
             skip = False
         elif arg.startswith("-"):
-            skip = arg not in ("-h", "--help", "--fresh", "--no-fresh") and "=" not in arg
+            skip = arg not in FLAGS and "=" not in arg
         else:
             found.append(arg)
     return found
@@ -78,8 +79,20 @@ def _name(value: Any, choices: Mapping[str, Any]) -> Any:
 
 def read(filled: Any, preset: Any) -> Any:
     """The config ``preset`` with what was ``filled`` in instead into its form."""
+    return override(preset, changes(filled, preset))
+
+
+def changes(filled: Any, preset: Any) -> dict[str, Any]:
+    """What was ``filled`` into the form of ``preset``: fields, such as "head.low", and their values."""
     there = vars(form(preset))
-    return override(preset, {k.replace(INNER, "."): v for k, v in vars(filled).items() if v != there[k]})
+    return {k.replace(INNER, "."): v for k, v in vars(filled).items() if v != there[k]}
+
+
+def typed(preset: Any, field: str, text: str, prog: str) -> Any:
+    """``text`` as a value of a config's field, such as "head.low"."""
+    require_field(preset, field)
+    filled = parse(type(form(preset)), [f"--{field.replace('_', '-')}={text}"], prog, form(preset))
+    return getattr(filled, field.replace(".", INNER))
 
 
 def given(filled: Any) -> set[str]:

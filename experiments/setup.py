@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -276,6 +277,17 @@ def prepare(
 def identity(described: dict[str, Any]) -> str:
     """16 hex digits of what identifies a run, from `Setup.describe`."""
     return hashlib.sha256(json.dumps(_identifying(described), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def label(setup: Setup) -> str:
+    """The agent and what it learns from, as in the names of folders."""
+    where = setup.data.info.name if setup.data is not None else setup.env.name if setup.env else ""
+    return re.sub(r"[^\w.]+", "-", f"{_name(setup.agent)}-{where}")
+
+
+def run_name(setup: Setup) -> str:
+    """The folder's name of a run that is not given one; it changes with everything that identifies the run."""
+    return f"{label(setup)}-{identity(setup.describe())[:8]}"
 
 
 def _identifying(described: dict[str, Any]) -> dict[str, Any]:

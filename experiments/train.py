@@ -581,6 +581,26 @@ def _bytes(setup: Setup) -> tuple[int, int, int]:
     return ring, all_bytes - ring, 0 if setup.data is None else _num_bytes(setup.data.transition)
 
 
+def num_bytes(setup: Setup) -> int:
+    """Bytes that a run takes on its device."""
+    return sum(_bytes(setup))
+
+
+def speed(setup: Setup, seconds: float) -> tuple[float, float]:
+    """``(seconds to compile, iterations per second)`` of learning, measured for at least ``seconds``; nothing is kept."""
+    alive, data = jnp.ones(len(setup.learners), bool), _on_device(setup)
+    at = Progress(setup.warmup, _beginning(setup, ()), alive, setup.capacity())
+    num, taken, compiled = 0, 0.0, 0.0
+    while taken < seconds:
+        begin = time.monotonic()
+        state, _, _ = jax.block_until_ready(_run_chunk(setup, at, data, num))
+        taken, at = time.monotonic() - begin, at._replace(state=state)
+        if num == 0:
+            compiled, taken = taken, 0.0
+        num = max(1, 2 * num)
+    return compiled, num / 2 / taken
+
+
 def _num_bytes(tree: PyTree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

@@ -76,7 +76,12 @@ def stack(configs: Sequence[C]) -> C:
 
 def grid(base: C, **values: Sequence[Any]) -> list[C]:
     """All combinations of ``values`` over ``base``, the last name varying fastest."""
-    return [override(base, dict(zip(values, row, strict=True))) for row in itertools.product(*values.values())]
+    return [override(base, row) for row in combinations(values)]
+
+
+def combinations(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """All combinations of ``values``, the last name varying fastest."""
+    return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
 
 
 def override(base: C, changes: Mapping[str, Any], where: str = "config") -> C:

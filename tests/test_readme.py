@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rljax.experiments import cli
+from rljax.experiments import cli, sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TRAIN, OWN_LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+STUDY, TRAIN, OWN_LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", [pytest.param(TRAIN, id="train", marks=pytest.mark.slow), pytest.param(OWN_LOOP, id="loop")])
@@ -19,6 +19,12 @@ def test_example_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert not list(tmp_path.iterdir())
+
+
+def test_study_is_planned(tmp_path):
+    (tmp_path / "study.py").write_text(STUDY)
+    programs = sweep.plan(sweep.read(tmp_path / "study.py"))
+    assert [len(program.setup.learners) for program in programs] == [10, 10, 10]
 
 
 def test_agents_are_those_of_the_table():
