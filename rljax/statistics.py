@@ -1,6 +1,8 @@
-"""Statistics over seeds (arXiv:2108.13264), on scipy. Arrays are numpy, with seeds on the last axis."""
+"""Statistics over seeds and tasks (arXiv:2108.13264), on scipy. Arrays are numpy: T tasks, and S seeds on the last axis."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -22,3 +24,47 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
     draws = iqm(np.where(finite[..., None], scores, 0.0)[..., index])
     low, high = np.percentile(draws, [50 - 50 * level, 50 + 50 * level], axis=-1)
     return np.where(finite, low, centre), np.where(finite, high, centre)
+
+
+def pooled_iqm(scores: np.ndarray) -> np.ndarray:
+    """IQM [...] of all scores [..., T, S] of tasks and seeds together, on one scale such as normalised returns."""
+    scores = np.asarray(scores, float)
+    return iqm(scores.reshape(*scores.shape[:-2], -1))
+
+
+def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
+    """How far [...] scores [..., T, S] lie below ``target`` on average; those above count as ``target``."""
+    return (target - np.minimum(np.asarray(scores, float), target)).mean((-2, -1))
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Probability [...] that a score of x [..., T, S] is above one of y [..., T, R] on the same task; ties count half.
+
+    The mean over tasks of the Mann-Whitney statistic.
+    """
+    left, right = np.asarray(x, float)[..., :, None], np.asarray(y, float)[..., None, :]
+    return ((left > right) + 0.5 * (left == right)).mean((-3, -2, -1))
+
+
+def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share [..., K] of the scores [..., T, S] that are above each of K thresholds: a performance profile."""
+    return (np.asarray(scores, float)[..., None] > np.asarray(thresholds, float)).mean((-3, -2))
+
+
+def stratified(
+    statistic: Callable[..., np.ndarray], *scores: np.ndarray, level: float = 0.95, resamples: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
+    """``(low, high)``: percentile-bootstrap interval of ``statistic(*scores)``, where seeds are drawn anew within each task.
+
+    Each of ``scores`` is [..., T, S]; leading axes, such as steps of a curve, share the draws. From a fixed seed. With a score
+    that is not finite, both are the statistic itself: give seeds that failed the worst score there can be.
+    """
+    rng, drawn = np.random.default_rng(0), []
+    for x in (np.asarray(x, float) for x in scores):
+        if not np.isfinite(x).all():
+            return statistic(*scores), statistic(*scores)
+        tasks, seeds = x.shape[-2:]
+        index = rng.integers(0, seeds, (resamples, tasks, seeds))
+        drawn.append(np.moveaxis(x[..., np.arange(tasks)[:, None], index], -3, 0))
+    low, high = np.percentile(statistic(*drawn), [50 - 50 * level, 50 + 50 * level], axis=0)
+    return low, high

@@ -84,3 +84,50 @@ def test_a_score_that_is_not_finite(bad, num):
     low, high = statistics.interval(scores)
     np.testing.assert_array_equal([low[0], high[0]], [statistics.iqm(scores[0])] * 2)
     assert (low[1], high[1]) == statistics.interval(scores[1])
+
+
+def some(*shape, seed=0):
+    """Scores that differ between tasks, with ties."""
+    return np.random.default_rng(seed).normal(np.linspace(0, 1, shape[-2])[:, None], 0.3, shape).round(1)
+
+
+def test_statistics_over_tasks_by_hand():
+    x, y = np.array([[0.0, 1.0, 2.0, 9.0], [4.0, 4.0, 4.0, 4.0]]), np.array([[1.0, 1.0, 3.0], [4.0, 5.0, 3.0]])
+    assert statistics.pooled_iqm(x) == np.mean([2, 4, 4, 4])
+    assert statistics.optimality_gap(x, 3.0) == np.mean([3, 2, 1, 0, 0, 0, 0, 0])
+    assert statistics.improvement(x, y) == ((0 + 2 * 0.5 + 2 + 3) / 12 + (4 * (0.5 + 0 + 1)) / 12) / 2
+    assert statistics.improvement(x, y) + statistics.improvement(y, x) == 1
+    np.testing.assert_array_equal(statistics.profile(x, np.array([-1.0, 1.0, 4.0, 9.0])), [1, 6 / 8, 1 / 8, 0])
+
+
+@pytest.mark.parametrize(
+    "statistic", [statistics.pooled_iqm, statistics.optimality_gap, lambda x: statistics.profile(x, [0.5, 1])]
+)
+def test_leading_axes_are_free_over_tasks(statistic):
+    scores = some(5, 3, 8)
+    low, high = statistics.stratified(statistic, scores)
+    for i in range(5):
+        np.testing.assert_allclose(statistic(scores)[i], statistic(scores[i]))
+        np.testing.assert_allclose((low[i], high[i]), statistics.stratified(statistic, scores[i]))
+    assert (low <= statistic(scores)).all() and (statistic(scores) <= high).all()
+
+
+def test_seeds_are_drawn_within_their_task():
+    """Two tasks of very different scores: drawn within them, the mean hardly moves; its deviation is that of the two means."""
+    scores = np.array([0.0, 1000.0])[:, None] + np.random.default_rng(0).normal(size=(2, 20))
+    low, high = statistics.stratified(lambda x: x.mean((-2, -1)), scores, resamples=20_000)
+    deviation = np.sqrt((scores.var(-1) / 20).sum()) / 2
+    np.testing.assert_allclose([low, high], scores.mean() + 1.96 * deviation * np.array([-1, 1]), atol=0.02)
+
+
+def test_both_sides_of_an_improvement_are_drawn():
+    x, y = some(2, 30), some(2, 20, seed=1)
+    low, high = statistics.stratified(statistics.improvement, x, y)
+    only = statistics.stratified(lambda x: statistics.improvement(x, np.broadcast_to(y, (*x.shape[:-1], 20))), x)
+    assert low < statistics.improvement(x, y) < high and high - low > only[1] - only[0]
+
+
+def test_a_failed_seed_leaves_no_interval():
+    """Among four seeds the worst does not count for the IQM, -inf or not."""
+    low, high = statistics.stratified(statistics.pooled_iqm, np.array([[1.0, 2.0, 3.0, -np.inf]]))
+    assert low == high == 1.5
