@@ -22,8 +22,8 @@ from rljax.base import InputError
 _PACKAGES = ("rljax", "jax", "jaxlib", "flax", "optax", "chex", "distrax", "orbax-checkpoint", "gymnax", "brax", "numpy")
 
 
-def require_memory(replay: int, rest: int, data: int, say: Callable[[str], None]) -> None:
-    """Announce the bytes of ``replay`` or ``data``, and refuse a run that cannot fit.
+def require_memory(replay: int, rest: int, data: int, say: Callable[[str], None], devices: int = 1) -> None:
+    """Announce the bytes of ``replay`` or ``data``, and refuse a run that cannot fit on this many ``devices``.
 
     What is counted: replay and the rest of the run's state, once on the device and once as a staging copy for
     checkpoints (in the host's memory); the data set, on the host and on the device.
@@ -34,10 +34,11 @@ def require_memory(replay: int, rest: int, data: int, say: Callable[[str], None]
     stats = jax.devices()[0].memory_stats() or {}
     host, device = _free_bytes(), stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
     need, staging = replay + rest + data, replay + rest
+    on_device = -(-staging // devices) + data
     what = f"the data set takes {size(data)}" if data else f"replay takes {size(replay)}"
     say(f"{what}, the run {size(need)} and {size(staging)} more while a checkpoint is written")
     on_host = staging + (0 if stats else need)
-    for name, wanted, free in (("device memory", need, device if stats else need), ("memory", on_host, host)):
+    for name, wanted, free in (("device memory", on_device, device if stats else on_device), ("memory", on_host, host)):
         if wanted > free:
             raise InputError(
                 f"the run needs {size(wanted)} of {name} and {size(free)} are free: lower config.capacity, --steps or --seeds"

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rljax import loops, store
 from rljax.base import Array, Discrete, Env, HostEnv, InputError, Space, Spec, bounds
 from rljax.config import check_fields, from_dict, stack, to_dict
 from rljax.data import Dataset, digest, fit, load, spec_of, weights
+from rljax.experiments import devices
 
 CAPACITY = 1_000_000  # transitions kept for replay by an agent that does not say; never more than the run has steps
 CHANGEABLE = ("steps", "eval_episodes")
@@ -171,6 +173,11 @@ class Setup:
     def learners(self) -> list[tuple[int, int]]:
         """``(seed, config row)`` of each learner."""
         return [(seed, row) for seed in self.seeds for row in range(len(self.configs))]
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the learners are spread over; None if it is one."""
+        return devices.mesh(len(self.learners))
 
     @property
     def keys(self) -> jax.Array:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rljax import evaluate, loops, normalize, replay, store, transfer
 from rljax.base import Agent, Array, Batch, Env, HostEnv, InputError, Spec, to_env_units
 from rljax.data import Dataset, mc_returns, normalized_score, weights
-from rljax.experiments import machine, progress
+from rljax.experiments import devices, machine, progress
 from rljax.experiments.machine import stop_signals
 from rljax.experiments.setup import Reward, Setup, Start, identity, prepare, read_setup, refuse_no_run, refuse_other
 
@@ -42,7 +43,10 @@ _WHAT = MappingProxyType(
 
 
 class Progress(NamedTuple):
-    """A run at an iteration: the learners' states [N], which of them are finite [N], and what checkpoints keep beside."""
+    """A run at an iteration: the learners' states [N], which of them are finite [N], and what checkpoints keep beside.
+
+    What is [N] is spread over the devices, and padded, as of `rljax.experiments.devices`.
+    """
 
     iteration: int
     state: loops.LoopState
@@ -278,7 +282,7 @@ def _refuse_changed_settings(setup: Setup, out: Path, host: dict[str, Any]) -> N
 
 def _say_sizes(setup: Setup) -> None:
     """Say what is rounded up or will not be learned, and how much memory is needed; refuse what cannot fit."""
-    machine.require_memory(*_bytes(setup), progress.say)
+    machine.require_memory(*_bytes(setup), progress.say, setup.mesh.size if setup.mesh else 1)
     stride = setup.stride
     for name, value in (("steps", setup.steps), ("eval_every", setup.eval_every)):
         if value % stride:
@@ -333,8 +337,8 @@ def _run(setup: Setup, out: Path | None) -> Result:
                 progress.say(sentence)
     if at.iteration < setup.total:
         progress.say(f"stopped at step {at.iteration * stride}; the same command continues from there")
-    dead = tuple((~np.asarray(at.alive)).tolist())
-    return Result(setup, at.iteration * stride, rows, at.state.agent, dead, out)
+    agent, alive = devices.gather(setup.mesh, (at.state.agent, at.alive), len(setup.learners))
+    return Result(setup, at.iteration * stride, rows, agent, tuple((~np.asarray(alive)).tolist()), out)
 
 
 def _clipped(setup: Setup, rows: Rows) -> str:
@@ -368,7 +372,8 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
         _say_start(setup)
         with progress.compiling("the agent"):
             state = jax.block_until_ready(_beginning(setup, setup.origin.state if setup.origin else ()))
-        return Progress(0, state, ~jnp.asarray(_already_diverged(setup)), setup.capacity()), []
+        alive = devices.spread(setup.mesh, ~jnp.asarray(_already_diverged(setup)))
+        return Progress(0, state, alive, setup.capacity()), []
     step, host = found
     shapes = _shapes(setup, host["capacity"])
     agent = store.load(out, step, "agent", shapes.agent)
@@ -380,23 +385,24 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     state = rest._replace(agent=agent, ring=_grow(rest.ring, larger.ring), extras=_grow(rest.extras, larger.extras))
     beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
     progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
-    alive = ~jnp.asarray(host["diverged"])
+    state, alive = devices.spread(setup.mesh, (state, ~jnp.asarray(host["diverged"])))
     return Progress(host["iteration"], state, alive, capacity), store.read_rows(out / "metrics.jsonl")
 
 
 def _save(out: Path, setup: Setup, at: Progress, pending: Rows) -> None:
     """Checkpoint ``at``, together with the rows that are about to be written."""
     metrics = out / "metrics.jsonl"
+    state, alive = devices.gather(setup.mesh, (at.state, at.alive), len(setup.learners))
     host = {
         "identity": identity(setup.describe()),
         "iteration": at.iteration,
         "capacity": at.capacity,
-        "diverged": (~np.asarray(at.alive)).tolist(),
+        "diverged": (~np.asarray(alive)).tolist(),
         "metrics_bytes": metrics.stat().st_size,
         "metrics_digest": store.file_digest(metrics),
         "pending": "".join(store.encode(row) for row in pending),
     }
-    store.save(out, at.iteration * setup.stride, {"agent": at.state.agent, "loop": at.state._replace(agent=())}, host)
+    store.save(out, at.iteration * setup.stride, {"agent": state.agent, "loop": state._replace(agent=())}, host)
 
 
 def _first(out: Path | None) -> bool:
@@ -436,7 +442,7 @@ def _chunk(setup: Setup, at: Progress, data: Any) -> tuple[Progress, Rows]:
         values |= _episode_means({name: float(x[i]) for name, x in sums.items() if name.startswith("episode/")})
         head = {"step": stop * setup.stride, "seed": seed, "config": row, "phase": setup.phase(stop), "kind": "train"}
         rows.append(head | values | ({} if alive[i] else {"diverged": True}))
-    for (seed, row), before, after in zip(setup.learners, at.alive, alive, strict=True):
+    for (seed, row), before, after in zip(setup.learners, np.asarray(at.alive), np.asarray(alive), strict=False):
         if before and not after:
             which = f"seed {seed}" if len(setup.configs) == 1 else f"seed {seed} of config {row}"
             progress.say(f"{which} diverged by step {stop * setup.stride}: it is frozen, its rows are marked")
@@ -463,7 +469,7 @@ def _evaluate(setup: Setup, at: Progress) -> Rows:
     with progress.compiling("the evaluation") if first else contextlib.nullcontext():
         results = _returns(setup, at.state.agent, step)
     rows = []
-    for (seed, row), returns, lengths, alive in zip(setup.learners, *results, at.alive, strict=True):
+    for (seed, row), returns, lengths, alive in zip(setup.learners, *results, np.asarray(at.alive), strict=False):
         head = {"step": step, "seed": seed, "config": row, "phase": setup.phase(at.iteration), "kind": "eval"}
         values = {
             "eval/return": float(returns.mean(dtype=np.float64)),
@@ -480,10 +486,12 @@ def _evaluate(setup: Setup, at: Progress) -> Rows:
 def _returns(setup: Setup, state: PyTree, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths [N, episodes] of all learners at ``step``."""
     env, config, make = setup.evaluated.resize(setup.eval_episodes), setup.stacked, setup.agent.make
-    numbers = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32)
+    numbers, mesh = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32), setup.mesh
     if isinstance(env, Env):
-        returns, lengths = _episodes(make, env, config, state, numbers, step)
+        config, spread = devices.spread(mesh, (config, numbers))
+        returns, lengths = _episodes(make, env, mesh, config, state, spread, jnp.int32(step))
         return np.asarray(returns), np.asarray(lengths)
+    state = devices.gather(mesh, state, len(setup.learners))
 
     def act(obs: np.ndarray) -> np.ndarray:
         return np.asarray(_modes(make, setup.spec, config, state, obs))
@@ -510,23 +518,24 @@ def _say_scores(step: int, rows: Rows) -> None:
         progress.say(f"step {step}  eval/return " + " ".join(f"{x:.1f}" for x in scores))
 
 
-def _init(setup: Setup, capacity: int) -> loops.LoopState:
+def _init(setup: Setup, capacity: int, mesh: Mesh | None = None) -> loops.LoopState:
     build, statics = _builder(setup, 0, capacity)
-    state: loops.LoopState = _jit_init(build, statics, setup.stacked, setup.keys)
+    state: loops.LoopState = _jit_init(build, statics, mesh, *devices.spread(mesh, (setup.stacked, setup.keys)))
     return state
 
 
 def _beginning(setup: Setup, before: PyTree) -> loops.LoopState:
     """All learners' first states: fresh, with the data set's statistics if asked for, or taken over from ``before``."""
-    state = _init(setup, setup.capacity())
+    state = _init(setup, setup.capacity(), setup.mesh)
     if setup.origin is not None:
         before = jax.tree.map(lambda x: jnp.take(x, jnp.asarray(_predecessors(setup)), 0), before)
+        before = devices.spread(setup.mesh, before)
         take_over = functools.partial(transfer.transfer, parts=setup.switch.initialise)
         return state._replace(agent=jax.vmap(take_over)(state.agent, before))
     if setup.data is None or setup.configs[0].obs_stats is not normalize.dataset:
         return state
     stats = normalize.of(setup.data.transition.obs, setup.spec.obs)
-    stats = jax.tree.map(lambda x: jnp.repeat(x[None], len(setup.learners), 0), stats)
+    stats = devices.spread(setup.mesh, jax.tree.map(lambda x: jnp.repeat(x[None], len(setup.learners), 0), stats))
     return state._replace(agent=state.agent._replace(stats=stats))
 
 
@@ -588,7 +597,7 @@ def num_bytes(setup: Setup) -> int:
 
 def speed(setup: Setup, seconds: float) -> tuple[float, float]:
     """``(seconds to compile, iterations per second)`` of learning, measured for at least ``seconds``; nothing is kept."""
-    alive, data = jnp.ones(len(setup.learners), bool), _on_device(setup)
+    alive, data = devices.spread(setup.mesh, jnp.ones(len(setup.learners), bool)), _on_device(setup)
     at = Progress(setup.warmup, _beginning(setup, ()), alive, setup.capacity())
     num, taken, compiled = 0, 0.0, 0.0
     while taken < seconds:
@@ -617,13 +626,14 @@ def _on_device(setup: Setup) -> Any:
     table: Any = ()
     if setup.offline.sampling != "uniform":
         table = weights.table(dataset, weights.probabilities(dataset, setup.offline.sampling))
-    return jax.device_put(replay.Recorded(Batch(dataset.transition, extras), table))
+    return devices.share(setup.mesh, replay.Recorded(Batch(dataset.transition, extras), table))
 
 
 def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
     build, statics = _builder(setup, at.iteration, at.capacity)
     t, num = jnp.int32(at.iteration), jnp.int32(num)
-    state, alive, sums = _jit_run(build, statics, setup.stacked, at.state, at.alive, t, num, data)
+    config = devices.spread(setup.mesh, setup.stacked)
+    state, alive, sums = _jit_run(build, statics, setup.mesh, config, at.state, at.alive, t, num, data)
     while not alive.is_ready():
         time.sleep(0.002)  # and hear signals
     return state, alive, sums
@@ -688,16 +698,23 @@ def _with_rewards(agent: Agent, change: Reward) -> Agent:
     return agent._replace(update=update)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _jit_init(build: Callable[..., loops.Loop], statics: tuple, config: Any, keys: jax.Array) -> loops.LoopState:
-    # a map: under vmap the same initialisers compile for twice as long
-    return jax.lax.map(lambda x: build(*statics, x[0]).init(x[1]), (config, keys))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _jit_init(
+    build: Callable[..., loops.Loop], statics: tuple, mesh: Mesh | None, config: Any, keys: jax.Array
+) -> loops.LoopState:
+    def init(config: Any, keys: jax.Array) -> loops.LoopState:
+        # a map: under vmap the same initialisers compile for twice as long
+        return jax.lax.map(lambda x: build(*statics, x[0]).init(x[1]), (config, keys))
+
+    state: loops.LoopState = devices.divided(mesh, init, (False, False))(config, keys)
+    return state
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def _jit_run(
     build: Callable[..., loops.Loop],
     statics: tuple,
+    mesh: Mesh | None,
     config: Any,
     state: loops.LoopState,
     alive: jax.Array,
@@ -705,18 +722,26 @@ def _jit_run(
     num: jax.Array,
     data: Any,
 ) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
-    return loops.run(functools.partial(build, *statics), config, state, alive, t, num, data)
+    run = functools.partial(loops.run, functools.partial(build, *statics))
+    found: tuple[loops.LoopState, jax.Array, loops.Metrics]
+    found = devices.divided(mesh, run, (False, False, False, True, True, True))(config, state, alive, t, num, data)
+    return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _episodes(
-    make: Callable, env: Env, config: Any, state: PyTree, seeds: jax.Array, step: jax.Array
+    make: Callable, env: Env, mesh: Mesh | None, config: Any, state: PyTree, seeds: jax.Array, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def one(config: Any, state: PyTree, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(config: Any, state: PyTree, seed: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed), step)
         return evaluate.episodes(make(env.spec, config), env, state, key)
 
-    return jax.vmap(one)(config, state, seeds)
+    def all_of_them(config: Any, state: PyTree, seeds: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(one, (0, 0, 0, None))(config, state, seeds, step)
+
+    found: tuple[jax.Array, jax.Array]
+    found = devices.divided(mesh, all_of_them, (False, False, False, True))(config, state, seeds, step)
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -1,0 +1,125 @@
+"""Learners spread over eight virtual devices: the same numbers as on one, whatever their count; resume, and moving between."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from rljax import store
+from rljax.agents import iql, sac
+from rljax.config import override
+from rljax.experiments.train import load, train
+
+TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 40})
+COUNTS = {"steps": 120, "eval_every": 60, "eval_episodes": 2, "log_every": 20}
+
+
+@pytest.fixture
+def on_eight(tmp_path):
+    """``on_eight(code)`` runs code that sees eight devices, in this folder; what it prints."""
+
+    def run(code):
+        setup = """
+            import jax
+            from rljax import store
+            from rljax.experiments.train import load, train
+            from tests.experiments.test_devices import COUNTS, TINY, offline, sac
+            assert len(jax.devices()) == 8
+        """
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def offline(out, **changes):
+    """IQL on recorded steps, its observations normalised by the data set's statistics."""
+    from tests.experiments.test_offline import SMALL, recorded
+
+    config = override(iql.Config(), SMALL | {"obs_stats": "dataset"})
+    return train(iql, config, "pendulum", data=recorded(), out=out, **(COUNTS | {"seeds": 3} | changes))
+
+
+def numbers(out, most):
+    """All metrics up to step ``most``, as arrays by name, and the rows' places."""
+    rows = [row for row in store.read_rows(out / "metrics.jsonl") if row["step"] <= most]
+    places = [(row["step"], row["seed"], row["config"], row["kind"]) for row in rows]
+    names = sorted({name for row in rows for name in row if "/" in name})
+    return places, {name: np.array([row.get(name, 0.0) for row in rows]) for name in names}
+
+
+def assert_close(a, b, most):
+    """Equal rows, with numbers that agree to 1e-5, and after whole episodes to 1e-3, as sums in another order do."""
+    (places, found), (expected_places, expected) = numbers(a, most), numbers(b, most)
+    assert places == expected_places and found.keys() == expected.keys()
+    for name in found:
+        tolerance = {"rtol": 1e-3, "atol": 1e-2} if name.startswith("eval/") else {"rtol": 1e-5, "atol": 1e-5}
+        np.testing.assert_allclose(found[name], expected[name], **tolerance, err_msg=name)
+
+
+def test_seven_seeds_and_twelve_learners_on_eight_devices(on_eight, tmp_path):
+    """Seven fit on seven devices; twelve are padded to sixteen, of which nothing is seen."""
+    configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
+    train(sac, TINY, "pendulum", seeds=7, out=tmp_path / "seven", **COUNTS)
+    train(sac, configs, "pendulum", seeds=4, out=tmp_path / "twelve", **COUNTS)
+    said = on_eight(
+        """
+        from rljax.config import override
+        one = train(sac, TINY, "pendulum", seeds=7, out="seven8", **COUNTS)
+        configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
+        many = train(sac, configs, "pendulum", seeds=4, out="twelve8", **COUNTS)
+        print(len(one.diverged), len(many.diverged), {x.shape[0] for x in jax.tree.leaves(many.state)})
+        print(store.digest(load("twelve8").state) == store.digest(many.state))
+        """
+    )
+    assert said.splitlines()[-2:] == ["7 12 {12}", "True"]
+    for name in ("seven", "twelve"):
+        assert_close(tmp_path / f"{name}8", tmp_path / name, 60)
+
+
+def test_recorded_data_is_shared_and_a_run_moves_between_devices(on_eight, tmp_path):
+    """A run stopped on eight devices goes on there as if it had not been, and on one with its learners' states."""
+    offline(tmp_path / "one")
+    on_eight(
+        """
+        offline("whole")
+        offline("broken", steps=60)
+        offline("moved", steps=60)
+        offline("broken")
+        """
+    )
+    assert_close(tmp_path / "whole", tmp_path / "one", 60)
+    assert (tmp_path / "broken" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert store.digest(load(tmp_path / "broken").state) == store.digest(load(tmp_path / "whole").state)
+    offline(tmp_path / "moved")
+    assert_close(tmp_path / "moved", tmp_path / "one", 60)
+    assert json.loads((tmp_path / "moved" / "versions.json").read_text())[0]["device"].startswith("8 x cpu")
+
+
+@pytest.mark.slow
+def test_a_diverged_learner_among_padded_ones(on_eight, tmp_path):
+    said = on_eight(
+        """
+        from rljax.config import override
+        configs = [TINY, override(TINY, {"critic_lr": 1e30}), override(TINY, {"tau": 0.01})]
+        print(train(sac, configs, "pendulum", seeds=3, out="run", **COUNTS).diverged)
+        """
+    )
+    assert said.splitlines()[-1] == str((False, True, False) * 3)
+    assert {(row["config"]) for row in store.read_rows(tmp_path / "run" / "metrics.jsonl") if row.get("diverged")} == {1}
