@@ -29,6 +29,8 @@ USAGE = """usage: rljax COMMAND ...
   envs                 list the environments
   data FILE            say what is in a data set, and draw data.png
   collect ENV          make data sets with random and trained policies, or mix those there are
+  report RUNS...       write report.html, a page on runs and studies
+  compare A B          say which of two runs is better, and how sure that is
   show RUN             print a run's table and draw its curve.png
   play RUN             let a trained agent act, and draw the first episode
   horizon FILE         say how hard exploration is in a finite MDP, or estimate it for an environment
@@ -106,6 +108,22 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write a page on runs and studies: curves, scores, which is better, what numbers do; one file that needs no network."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUNS")]]  # folders of runs or studies
+    out: Path = Path("report.html")  # the page
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Say which of two runs in one environment is better, how sure that is, and where their configs differ."""
+
+    a: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="A")]]  # a run's folder
+    b: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="B")]]  # another one's
+
+
+@dataclass(frozen=True)
 class Show:
     """Print the table of RUN and write its curve.png."""
 
@@ -144,7 +162,9 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    commands = {f.__name__: f for f in (train, sweep, finetune, agents, envs, data, collect, show, play, horizon)}
+    commands = {
+        f.__name__: f for f in (train, sweep, finetune, agents, envs, data, collect, report, compare, show, play, horizon)
+    }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
@@ -334,6 +354,25 @@ def collect(args: list[str]) -> int:
         env, given.agent, given.medium, kinds=kinds, steps=given.steps or 100_000, mix=mix, seed=given.seed
     )
     collecting.write(made, out, f".{given.format}", progress.say)
+    return 0
+
+
+def report(args: list[str]) -> int:
+    """``rljax report``."""
+    given = forms.parse(Report, args, "rljax report")
+    from rljax.experiments import page
+
+    given.out.write_text(page.page(given.runs), encoding="utf-8")
+    print(f"page in {given.out}")
+    return 0
+
+
+def compare(args: list[str]) -> int:
+    """``rljax compare``."""
+    given = forms.parse(Compare, args, "rljax compare")
+    from rljax.experiments import page
+
+    print(page.compare(given.a, given.b))
     return 0
 
 
