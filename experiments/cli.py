@@ -31,6 +31,7 @@ USAGE = """usage: rljax COMMAND ...
   collect ENV          make data sets with random and trained policies, or mix those there are
   report RUNS...       write report.html, a page on runs and studies
   compare A B          say which of two runs is better, and how sure that is
+  track RUN            give a run's numbers to TensorBoard or Weights & Biases
   show RUN             print a run's table and draw its curve.png
   play RUN             let a trained agent act, and draw the first episode
   horizon FILE         say how hard exploration is in a finite MDP, or estimate it for an environment
@@ -124,6 +125,16 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Track:
+    """Give the numbers of RUN to TensorBoard, or with --wandb to Weights & Biases: one of their runs for each seed."""
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]  # a run's folder
+    out: Path | None = None  # TensorBoard's folder [RUN/tensorboard]
+    wandb: str | None = None  # the project in Weights & Biases; WANDB_MODE=offline needs no account
+    follow: bool = False  # go on until the run is finished
+
+
+@dataclass(frozen=True)
 class Show:
     """Print the table of RUN and write its curve.png."""
 
@@ -163,7 +174,8 @@ def main() -> None:
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     commands = {
-        f.__name__: f for f in (train, sweep, finetune, agents, envs, data, collect, report, compare, show, play, horizon)
+        f.__name__: f
+        for f in (train, sweep, finetune, agents, envs, data, collect, report, compare, track, show, play, horizon)
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -373,6 +385,18 @@ def compare(args: list[str]) -> int:
     from rljax.experiments import page
 
     print(page.compare(given.a, given.b))
+    return 0
+
+
+def track(args: list[str]) -> int:
+    """``rljax track``."""
+    given = forms.parse(Track, args, "rljax track")
+    from rljax.experiments import track as tracking
+
+    out = given.out or given.run / "tensorboard"
+    to = tracking.tensorboard(out) if given.wandb is None else tracking.wandb(given.wandb, given.run)
+    count = tracking.track(given.run, to, given.follow)
+    print(f"{count} rows for {f'TensorBoard in {out}' if given.wandb is None else f'the project {given.wandb}'}")
     return 0
 
 
