@@ -27,6 +27,7 @@ HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != 
 HEADED += ["ppo+discrete"]
 QUICK = {"sac", "sac+hl_gauss", "sac_discrete", "dqn", "iql", "ppo"}  # one of each kind, in the default suite
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
+VALUE_PATIENCE = 3  # times as many, where V is encoded so too
 SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
 SEEDS = 3
 DISCOUNT = 0.9
@@ -108,7 +109,8 @@ def learn(name, probes):
     config = override(module.Config(), {name: value for name, value in settings.items() if name in fields})
     lengths = (COARSE_ROLLOUTS, FINE_ROLLOUTS) if rollouts else (2 * COARSE, 2 * FINE) if offline else (COARSE, FINE)
     kind = learn_from_rollouts if rollouts else learn_offline if offline else learn_online
-    state, alive = kind(module, config, spec, probes, *(PATIENCE.get(head, 1) * n for n in lengths))
+    patience = PATIENCE.get(head, 1) * (VALUE_PATIENCE if head in PATIENCE and "value_head" in fields else 1)
+    state, alive = kind(module, config, spec, probes, *(patience * n for n in lengths))
     obs = jnp.eye(spec.obs.shape[0])
     choices = jnp.arange(3) if spec is probes.discrete else jnp.linspace(-0.8, 0.8, 5)[:, None]
     q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
