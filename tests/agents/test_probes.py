@@ -89,7 +89,7 @@ class Learned(NamedTuple):
     choices: np.ndarray | None
     mode: np.ndarray
     alive: np.ndarray
-    slack: float  # how far modes may be from the best actions, and values from theirs: more with bins, which are 0.5 wide
+    slack: float  # how far modes may be from the best actions, and values from theirs: with bins a quarter of their width
 
 
 def learn(name, probes):
@@ -116,7 +116,7 @@ def learn(name, probes):
     q = jax.jit(jax.vmap(partial(values, module, config, spec is probes.discrete, obs, choices)))(state.agent)
     mode = jax.jit(jax.vmap(lambda state: module.mode(config, state, (), obs)[0]))(state.agent)
     q, mode, alive = (np.asarray(x).reshape(len(probes.all), SEEDS, *x.shape[1:]) for x in (q, mode, alive))
-    return Learned(spec, q, None if rollouts else np.asarray(choices), mode, alive, 0.1 if head else 0.05)
+    return Learned(spec, q, None if rollouts else np.asarray(choices), mode, alive, 0.125 if head else 0.05)
 
 
 def learn_online(module, config, spec, probes, coarse_steps, fine_steps):
@@ -291,7 +291,7 @@ def test_the_best_action_of_each_observation_is_found(learned):
     """Two steps from either start, another best action in each state: all are found, and Q says why."""
     q, exact, mode, best, slack = learned("both")
     assert_best(mode, best, slack)
-    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.15, err_msg=told("both", q, exact))
+    np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.1 + slack, err_msg=told("both", q, exact))
 
 
 def assert_best(mode, best, slack):
