@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from rljax import store
 from rljax.agents import iql, sac
 from rljax.config import override
+from rljax.data.dataset import Info, Steps, from_steps
 from rljax.experiments.train import load, train
 
 TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 40})
@@ -29,11 +31,12 @@ def on_eight(tmp_path):
             import jax
             from rljax import store
             from rljax.experiments.train import load, train
-            from tests.experiments.test_devices import COUNTS, TINY, offline, sac
+            from test_devices import COUNTS, TINY, offline, sac
             assert len(jax.devices()) == 8
         """
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(code)],
             capture_output=True,
@@ -49,11 +52,13 @@ def on_eight(tmp_path):
 
 
 def offline(out, **changes):
-    """IQL on recorded steps, its observations normalised by the data set's statistics."""
-    from tests.experiments.test_offline import SMALL, recorded
-
-    config = override(iql.Config(), SMALL | {"obs_stats": "dataset"})
-    return train(iql, config, "pendulum", data=recorded(), out=out, **(COUNTS | {"seeds": 3} | changes))
+    """IQL on random steps in the pendulum's shapes, its observations normalised by the data set's statistics."""
+    rng, last, no = np.random.default_rng(0), np.arange(200) % 20 == 19, np.zeros(200, bool)
+    obs, action = rng.normal(3.0, 2.0, (200, 3)), rng.uniform(-2, 2, (200, 1))
+    steps = Steps(obs, action, rng.normal(size=200), rng.normal(3.0, 2.0, (200, 3)), no, last, last, ~no)
+    config = override(iql.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "obs_stats": "dataset"})
+    data = from_steps(steps, Info("recorded", "rljax"))
+    return train(iql, config, "pendulum", data=data, out=out, **(COUNTS | {"seeds": 3} | changes))
 
 
 def numbers(out, most):
