@@ -20,6 +20,7 @@ from rljax import agents, heads, loops, nets, replay
 from rljax.base import Batch, InputError, Spec, Transition, random_action
 from rljax.config import override, stack
 
+pytestmark = pytest.mark.timeout(1_800)  # two-hot and C51 take minutes
 OPTIMIZED = True  # programs run long
 OTHERS = {"bc", "bc_discrete", "drama", "gorp", "sqirl"}  # learn no values, those of each step of an episode, or in imagination
 NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - OTHERS)
