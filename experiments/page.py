@@ -141,8 +141,7 @@ def compare(a: Path, b: Path) -> str:
     if one.env != other.env:
         raise InputError(f"{a} was evaluated on {one.env} and {b} on {other.env}: scores of different tasks do not compare")
     lines = [f"{name}: {entry.label} on {entry.env}, {_summary(entry)}" for name, entry in (("A", one), ("B", other))]
-    worst = min(-np.inf, *one.last, *other.last)
-    x, y = (entry.counted(worst)[None] for entry in (one, other))
+    x, y = (entry.counted(-np.inf)[None] for entry in (one, other))
     chance = float(statistics.improvement(x, y))
     lines.append(f"probability that a seed of A scores above one of B: {chance:.2f}")
     if np.isfinite(x).all() and np.isfinite(y).all() and min(x.size, y.size) > 1:
