@@ -130,7 +130,9 @@ class Program(NamedTuple):
         """``(learners, seconds to compile, iterations of all of them per second)``, measured for 1, 4, 16, ... and all."""
         total = len(self.setup.learners)
         for num in sorted({total, *(4**i for i in range(total.bit_length()) if 4**i < total)}):
-            yield num, *training.speed(self.split(num)[0].setup, RATE_SECONDS)
+            part = self.split(num)[0].setup
+            seconds, rate = training.speed(part, RATE_SECONDS)
+            yield num, seconds, rate * len(part.learners)
 
 
 def plan(runs: Sequence[Run], most: int | None = None) -> list[Program]:

@@ -70,6 +70,14 @@ def test_split_into_parts_that_are_alike(most, sizes):
     assert sorted(found) == sorted((rates, seed) for rates in settings(sweep.plan([sac(grid=RATES)])[0]) for seed in (0, 1))
 
 
+def test_rates_are_of_all_learners(monkeypatch):
+    """Ten iterations per second, however many learners are in the program: all at once are the fastest."""
+    monkeypatch.setattr(train, "speed", lambda setup, seconds: (1.0, 10.0))
+    (program,) = sweep.plan([sac(grid=RATES, seeds=2)])
+    assert list(program.rates()) == [(1, 1.0, 10.0), (4, 1.0, 40.0), (12, 1.0, 120.0)]
+    assert list(sweep.measured(program))[-1] == "  all steps take about 1 min, and evaluations beside"
+
+
 def test_a_study_goes_on_where_it_was(tmp_path, capsys, contents):
     """Of two programs one is finished and one was killed: the first is left alone, the second ends as if nothing had been."""
     runs = [sac(grid={"actor_lr": [1e-4, 1e-3], "critic_width": [8, 16]}, seeds=2)]
