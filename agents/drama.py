@@ -130,15 +130,18 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     """
     key_model, key_dream = jax.random.split(key)
     net = _bound(config, state, batch.transition.obs.shape[2:])
-    t, first = _ready(config, net, state, batch.transition)
-
-    of_model, of_behaviour = _optimizers(config)
-    loss = partial(wm.loss, config, net.model, batch=t, first=first, key=key_model)
-    learned, model_metrics = descend(of_model, loss, state.model)
-    state = state._replace(model=learned)
+    state, model_metrics = learn_model(config, net, state, batch.transition, key_model)
     dream = imagine(config, net, state, batch.extras, key_dream)
-    behaved, metrics = behaviour.learn(config, net.heads, state.behaviour, of_behaviour, dream)
+    behaved, metrics = behaviour.learn(config, net.heads, state.behaviour, _optimizers(config)[1], dream)
     return state._replace(behaviour=behaved), model_metrics | metrics
+
+
+def learn_model(config: Config, net: Networks, state: State, t: Transition, key: jax.Array) -> tuple[State, Metrics]:
+    """``(state, metrics)`` after a step of the world model on transitions [B, L, ...]."""
+    t, first = _ready(config, net, state, t)
+    loss = partial(wm.loss, config, net.model, batch=t, first=first, key=key)
+    learned, metrics = descend(_optimizers(config)[0], loss, state.model)
+    return state._replace(model=learned), metrics
 
 
 def imagine(config: Config, net: Networks, state: State, t: Transition, key: jax.Array) -> wm.Dream:

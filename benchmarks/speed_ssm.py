@@ -8,15 +8,16 @@ alternate; figures are medians over rounds, without compilation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from speed import PRODUCTS, measure, product
 
 from rljax import ssm
+from rljax.experiments import bench, floor
 
 
 def step_by_step(params: ssm.Params, x: jax.Array, reset: jax.Array, state: ssm.State) -> tuple[jax.Array, ssm.State]:
@@ -61,18 +62,32 @@ def recurrence(chunk: int | None) -> Callable[[], Any]:
     return lambda: run(signals)
 
 
+def repeated(f: Callable[[], Any]) -> Callable[[int], None]:
+    """``f`` so many times."""
+
+    def run(num: int) -> None:
+        for _ in range(num):
+            jax.block_until_ready(f())
+
+    return run
+
+
 def main() -> None:
     """All cases."""
-    cases: dict[tuple[str, int], tuple[Callable[[], Any], float]] = {("GFLOP/s", 0): (product(), PRODUCTS * 2 * 256**3 / 1e9)}
+    cases: dict[str, tuple[Callable[[], Any], int]] = {}
     for chunk in (16, 32, 64, 128):
-        cases[f"steps/s, chunks of {chunk}", 16] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
-    cases["steps/s, step by step", 16] = gradient(step_by_step, 16, 128), 16 * 128
+        cases[f"chunks of {chunk}"] = gradient(partial(ssm.scan, chunk=chunk), 16, 128), 16 * 128
+    cases["step by step"] = gradient(step_by_step, 16, 128), 16 * 128
     for width in (8, 16, 32, 64):
-        cases[f"steps/s, recurrence in chunks of {width}", 16] = recurrence(width), 16 * 128
-    cases["steps/s, recurrence step by step", 16] = recurrence(None), 16 * 128
+        cases[f"recurrence in chunks of {width}"] = recurrence(width), 16 * 128
+    cases["recurrence step by step"] = recurrence(None), 16 * 128
     for length in (128, 256, 512, 1024, 2048, 4096):
-        cases[f"steps/s, length {length}", 4] = gradient(ssm.scan, 4, length), 4 * length
-    measure(cases)
+        cases[f"length {length}"] = gradient(ssm.scan, 4, length), 4 * length
+    runs = {name: repeated(f) for name, (f, _) in cases.items()}
+    took = bench.in_turns({"256^3": bench.products(bench.REFERENCE, 1).run, **runs}, rounds=7, seconds=0.2)
+    print(json.dumps({"GFLOP/s": round(floor.flops(bench.REFERENCE) / took["256^3"] / 1e9, 1)}))
+    for name, (_, steps) in cases.items():
+        print(json.dumps({"case": name, "steps/s": round(steps / took[name], 1)}))
 
 
 if __name__ == "__main__":

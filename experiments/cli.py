@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +36,7 @@ USAGE = """usage: rljax COMMAND ...
   show RUN             print a run's table and draw its curve.png
   play RUN             let a trained agent act, and draw the first episode
   horizon FILE         say how hard exploration is in a finite MDP, or estimate it for an environment
+  bench [AGENTS...]    measure speed, and how near it is to that of the matrix products alone
 
 rljax COMMAND --help lists the options of a command, and rljax train AGENT --help the agent's config.
 """
@@ -76,12 +78,26 @@ class Train(Generic[Form]):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train what is not finished of a study: a Python file with a list RUNS of rljax.experiments.sweep.Run."""
+    """Train what is not finished of a study: a Python file with a list RUNS of rljax.experiments.sweep.Run.
+
+    On a cluster each program is a task of its own; all machines need rljax, the file and the study's folder under the same
+    path.
+    """
 
     study: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="STUDY.py")]]  # the file, which is run
     out: Path | None = None  # the study's folder [runs/STUDY]
     at_once: int | None = None  # learners of a program at the most [all that differ in numbers and seeds only]
     plan: bool = False  # print the programs, measure how fast they are, and train nothing
+    commands: bool = False  # print a command for each program that is not finished, for any scheduler, and train nothing
+    only: int | None = None  # train this program alone, by its number in the plan
+    on: Literal["here", "ray", "slurm"] = "here"  # who trains the programs: this process, or the workers of a cluster
+    cpus: int | None = None  # on ray or slurm: CPUs of a program [1]
+    gpus: int | None = None  # on ray or slurm: GPUs of a program [0]
+    memory: int | None = None  # on ray or slurm: GiB of a program [what the cluster gives]
+    address: str | None = None  # on ray: HOST:PORT of the cluster [RAY_ADDRESS, else this machine's]
+    partition: str | None = None  # on slurm: where to submit; SBATCH_ACCOUNT and the like hold too [the default]
+    minutes: int | None = None  # on slurm: time limit of a job; one that is not done then is requeued [60]
+    detach: bool = False  # on slurm: submit the jobs and do not wait for them
 
 
 @dataclass(frozen=True)
@@ -154,6 +170,24 @@ class Play:
     imagine: bool = False  # draw what the agent's world model makes of the episode [RUN/imagine.png]
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measure updates/s, env steps/s and the fraction of the floor: time of an update's matrix products over its time.
+
+    AGENTS: sac, sac_discrete, td3_bc, iql, cql, rlpd, wsrl, sqirl, drama, drama.model, drama.imagination, drama.behaviour.
+    """
+
+    agents: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="AGENTS")]] = ()  # which of them [all]
+    seeds: str = "1"  # how many at once, such as 1,2,4,8 for a curve
+    rounds: int = 7  # measurements of each program, which take turns; figures are medians
+    seconds: float = 0.5  # of each measurement, about
+    size: str = "xs"  # of Drama's networks: xs, s, drama
+    json: Path | None = None  # write all numbers into this file
+    show: Path | None = None  # show this file of an earlier --json, and measure nothing
+    against: Path | None = None  # compare with this file of an earlier --json; the exit code is 1 if something is slower
+    tolerance: float = 0.9  # of --against: the smallest ratio new / old, relative to the rate of 256 x 256 x 256 products
+
+
 def main() -> None:
     """The console command; exits with 0, with 2 after a user's mistake, with 130 if it was stopped."""
     try:
@@ -175,7 +209,7 @@ def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     commands = {
         f.__name__: f
-        for f in (train, sweep, finetune, agents, envs, data, collect, report, compare, track, show, play, horizon)
+        for f in (train, sweep, finetune, agents, envs, data, collect, report, compare, track, show, play, horizon, bench)
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -194,6 +228,7 @@ def train(args: list[str]) -> int:
     """``rljax train``: 0 when the run is finished, 130 when it was stopped before."""
     given, dataset, preset = _parse_train(args)
     from rljax.experiments import presets, progress
+    from rljax.experiments import sweep as sweeping
     from rljax.experiments import train as training
     from rljax.experiments.setup import Reward, run_name
 
@@ -209,7 +244,9 @@ def train(args: list[str]) -> int:
     }
     agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
     if given.sweep:
-        return _sweep([_swept(given, preset, env, kwargs)], given)
+        programs = sweeping.plan([_swept(given, preset, env, kwargs)], given.at_once)
+        out = (given.out or sweeping.default_folder(programs)).absolute()
+        return _sweep(programs, out, given.plan, sweeping.train)
     if given.plan or given.samples != 1 or given.at_once is not None:
         raise InputError("--plan, --samples and --at-once go with --sweep")
     setup = training.prepare(agent, forms.read(given.config, preset.config), env, **kwargs)
@@ -226,28 +263,46 @@ def train(args: list[str]) -> int:
 def sweep(args: list[str]) -> int:
     """``rljax sweep``: 0 when the study is finished, 130 when it was stopped before."""
     given = forms.parse(Sweep, args, "rljax sweep")
+    from rljax.experiments import clusters
     from rljax.experiments import sweep as sweeping
 
-    return _sweep(sweeping.read(given.study), given, Path("runs") / given.study.stem)
+    clusters.check(given)
+    programs = sweeping.plan(sweeping.read(given.study), given.at_once)
+    out = (given.out or Path("runs") / given.study.stem).absolute()
+    if given.commands:
+        for job in clusters.unfinished(programs, out, given).values():
+            print(job.command.line())
+        return 0
+    if given.only is None:
+        train = sweeping.train if given.on == "here" else functools.partial(clusters.train, given=given)
+        return _sweep(programs, out, given.plan, train)
+    if not 1 <= given.only <= len(programs):
+        raise InputError(f"--only must be from 1 to {len(programs)}, the programs of the study, got {given.only}")
+    keep_programs()
+    return _finish_study(sweeping.train(programs, out, given.only), [programs[given.only - 1]], out)
 
 
-def _sweep(runs: list[Any], given: Any, default: Path | None = None) -> int:
-    """Plan ``runs`` as ``given`` says, and train them."""
+def _sweep(programs: Sequence[Any], out: Path, plan: bool, train: Callable[[Sequence[Any], Path], bool]) -> int:
+    """Say what ``programs`` are, and measure them for a ``plan``, or ``train`` them."""
     from rljax.experiments import progress
     from rljax.experiments import sweep as sweeping
 
-    programs = sweeping.plan(runs, given.at_once)
-    out = (given.out or default or sweeping.default_folder(programs)).absolute()
     for sentence in sweeping.said(programs, out):
         progress.say(sentence)
     keep_programs()
-    if given.plan:
-        for number, program in enumerate(programs):
-            progress.say(f"program {number + 1} of {len(programs)}, measured:")
-            for sentence in sweeping.measured(program):
-                progress.say(sentence)
-        return 0
-    finished = sweeping.train(programs, out)
+    if not plan:
+        return _finish_study(train(programs, out), programs, out)
+    for number, program in enumerate(programs):
+        progress.say(f"program {number + 1} of {len(programs)}, measured:")
+        for sentence in sweeping.measured(program):
+            progress.say(sentence)
+    return 0
+
+
+def _finish_study(finished: bool, programs: Sequence[Any], out: Path) -> int:
+    """Print the table of these programs; 0, or 130 if they were stopped before their end."""
+    from rljax.experiments import sweep as sweeping
+
     print(sweeping.text(sweeping.table(programs, out)))
     print(f"study in {out}")
     return 0 if finished else 130
@@ -274,6 +329,8 @@ def _swept(given: Train, preset: Any, env: str | None, kwargs: dict[str, Any]) -
             grid[name] = numbers
     if given.samples != 1 and not draws:
         raise InputError("--samples is how many random numbers are drawn: give some with --sweep FIELD=log:LOW:HIGH")
+    if given.samples == 1 and draws:
+        raise InputError(f"--sweep {next(iter(draws))} draws random numbers: say how many with --samples, 2 or more")
     config = forms.changes(given.config, preset.config)
     return sweeping.Run(given.agent, env, config, grid, draws, given.samples, **kwargs)
 
@@ -448,6 +505,30 @@ def horizon(args: list[str]) -> int:
     return analysing.horizon(args)
 
 
+def bench(args: list[str]) -> int:
+    """``rljax bench``: 1 if something is slower than in the file to compare with."""
+    given = forms.parse(Bench, args, "rljax bench")
+    from rljax.experiments import bench as benching
+    from rljax.experiments import progress
+
+    old = None if given.against is None else benching.read(given.against)
+    if given.show is not None:
+        found = benching.read(given.show)
+    else:
+        rows = benching.planned(given.agents, parse_counts(given.seeds), given.size)
+        if old is not None:
+            benching.pairs(rows, old["rows"])  # which refuses what cannot be compared before it is measured
+        found = benching.bench(rows, given.size, given.rounds, given.seconds, progress.warn)
+    if given.json is not None:
+        benching.write(found, given.json)
+    print(benching.table(found))
+    if old is None:
+        return 0
+    text, fine = benching.against(found, old, given.tolerance)
+    print(f"\n{text}")
+    return 0 if fine else 1
+
+
 def agent_names() -> list[str]:
     """Modules of `rljax.agents`."""
     import rljax.agents
@@ -472,6 +553,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
     return numbers if "," in text else tuple(range(numbers[0]))
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """Numbers of seeds: "1,8" is one, and eight at once."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise InputError(f"--seeds must be numbers such as 1,2,4,8, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -531,12 +619,16 @@ def read_data(name: str | None) -> Any:
 
 
 def keep_programs() -> None:
-    """Keep compiled programs between commands, unless the user has set up JAX's cache already."""
+    """Keep compiled programs between commands, unless the user has set up JAX's cache already.
+
+    XLA compiles for a number of threads, which JAX's cache does not tell apart: each has a folder of its own.
+    """
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "rljax"))
+        threads = os.environ.get("NPROC") or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
+        jax.config.update("jax_compilation_cache_dir", str(home / "rljax" / f"threads-{threads}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

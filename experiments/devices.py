@@ -25,9 +25,12 @@ def mesh(num: int) -> Mesh | None:
 
 
 def spread(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Arrays [N, ...] with their last row repeated until they can be divided among the devices, on which they then lie."""
+    """Arrays [N, ...] with their last row repeated until they can be divided among the devices, on which they then lie.
+
+    With one device they are bound to it: JAX would compile a program again for loaded arrays, which always are.
+    """
     if mesh is None:
-        return tree
+        return jax.device_put(tree, jax.local_devices()[0])
     where = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def place(x: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ def finetune(args: list[str]) -> int:
     for sentence in said if not (out / "offline" / "config.json").exists() else []:
         progress.say(sentence)
     offline = before.train(out / "offline")
-    if offline.step < offline.setup.steps:
+    if offline.stopped:
         return 130
     return cli.finish(online.train(out, start=replace(online.kwargs["start"], run=offline)), out)
 

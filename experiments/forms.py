@@ -46,7 +46,7 @@ def positionals(args: list[str]) -> list[str]:
 def form(config: Any) -> Any:
     """``config`` as a dataclass that tyro can fill: choices as their names, comments as help."""
     values, fields = {}, []
-    for field, kind, comment in _described(type(config)):
+    for field, kind, comment in described(type(config)):
         value, choices = getattr(config, field.name), field.metadata.get("choices") or {}
         values[field.name] = _name(value, choices)
         fields.append((field.name, Annotated[_as_names(field, kind), tyro.conf.arg(help=comment)]))
@@ -59,7 +59,7 @@ def form(config: Any) -> Any:
     return dataclasses.make_dataclass("Config", fields, frozen=True)(**values)
 
 
-def _described(config: type) -> list[tuple[Any, Any, str]]:
+def described(config: type) -> list[tuple[Any, Any, str]]:
     """``(field, type, comment)`` of each field."""
     comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(config), re.MULTILINE))
     kinds = inspect.get_annotations(config, eval_str=True)
@@ -91,7 +91,10 @@ def changes(filled: Any, preset: Any) -> dict[str, Any]:
 def typed(preset: Any, field: str, text: str, prog: str) -> Any:
     """``text`` as a value of a config's field, such as "head.low"."""
     require_field(preset, field)
-    filled = parse(type(form(preset)), [f"--{field.replace('_', '-')}={text}"], prog, form(preset))
+    try:
+        filled = parse(type(form(preset)), [f"--{field.replace('_', '-')}={text}"], prog, form(preset))
+    except InputError:
+        raise InputError(f"{text!r} is no value for {field}: see {prog} --help") from None
     return getattr(filled, field.replace(".", INNER))
 
 
@@ -128,6 +131,6 @@ def _inner_fields(config: Any, name: str) -> dict[str, tuple[Any, str]]:
     choices = next(f.metadata.get("choices") or {} for f in dataclasses.fields(config) if f.name == name)
     found: dict[str, tuple[Any, str]] = {}
     for choice in filter(dataclasses.is_dataclass, choices.values()):
-        for field, kind, comment in _described(type(choice)):
+        for field, kind, comment in described(type(choice)):
             found.setdefault(field.name, (_as_names(field, kind), comment))
     return found

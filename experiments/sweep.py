@@ -1,13 +1,17 @@
 """Studies: agents x environments x configs x seeds, as few compiled programs, each with a run folder of its own.
 
 All learners whose configs differ in numbers alone are one program; each choice that shapes a program, such as a width, takes
-another. A study that was stopped or killed goes on with the same command: what is finished is left alone.
+another. A study that was stopped or killed goes on with the same command: what is finished is left alone. The same command in
+several processes, on one machine or on many that share the folder, divides the programs among them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import runpy
+import time
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -30,6 +34,7 @@ Draw = Callable[[np.random.Generator], float]
 
 RATE_SECONDS = 2.0  # that `Program.rates` runs each number of learners for
 MOST = 10_000  # configs of one `Run`
+LOOK_SECONDS = 1.0  # between looks at a program that another process trains
 
 
 def uniform(low: float, high: float) -> Draw:
@@ -74,6 +79,8 @@ class Run:
         for name, values in self.grid.items():
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 raise InputError(f"grid[{name!r}] must be a list of values, got {values!r}")
+            if len(set(map(repr, values))) < len(values):
+                raise InputError(f"grid[{name!r}] has the same value twice: {values!r}")
         twice = self.grid.keys() & self.draws.keys()
         if twice:
             raise InputError(f"{min(twice)} is in the grid and in the draws: give it once")
@@ -166,38 +173,78 @@ def sweep(runs: Sequence[Run], out: str | Path, most: int | None = None) -> pd.D
     return table(programs, out)
 
 
-def train(programs: Sequence[Program], out: Path) -> bool:
-    """Train what is not finished, and say whether all is then. A program that cannot be trained does not stop the others.
+def train(programs: Sequence[Program], out: Path, only: int | None = None) -> bool:
+    """Train what is not finished, or of that program number ``only``, and say whether all is then.
+
+    What another process trains is left to it, and taken over if it ends before its last step. A program that cannot be
+    trained does not stop the others.
 
     Raises:
         InputError: after all others, for those that could not.
     """
     write(programs, out)
-    failed = []
-    for number, program in enumerate(programs):
-        name = f"program {number + 1} of {len(programs)}, {program.folder}"
-        if program.finished(out):
-            progress.say(f"{name}, is finished")
-            continue
-        progress.say(name)
+    left = deque(zip(titles(programs), programs, strict=True))
+    if only is not None:
+        left = deque([left[only - 1]])
+    count, failed = len(left), []
+    for title, program in _free(left, out):
+        progress.say(title)
         try:
-            if program.train(out).step < program.setup.steps:
-                return False
+            if program.train(out).stopped:
+                return all(other.finished(out) for _, other in [(title, program), *left])
         except InputError as error:
+            if store.is_locked(out / program.folder):  # by a process that was quicker
+                left.append((title, program))
+                continue
+            if only is not None:
+                raise
             progress.say(f"it was left out: {error}")
             failed.append(f"{program.folder}: {error}")
-    if failed:
-        raise InputError(f"{len(failed)} of {len(programs)} programs could not be trained: {'; '.join(failed)}")
+    refuse(failed, count)
     return True
+
+
+def titles(programs: Sequence[Program]) -> list[str]:
+    """What messages call each program."""
+    return [f"program {number + 1} of {len(programs)}, {program.folder}" for number, program in enumerate(programs)]
+
+
+def refuse(failed: Sequence[str], count: int) -> None:
+    """Raise `InputError` with the sentences on those of ``count`` programs that failed, if any did."""
+    if failed:
+        raise InputError(f"{len(failed)} of {count} programs could not be trained: {'; '.join(failed)}")
+
+
+def _free(left: deque[tuple[str, Program]], out: Path) -> Iterator[tuple[str, Program]]:
+    """Those of ``left`` that are not finished, each once no other process trains it."""
+    told = set()
+    while left:
+        title, program = left.popleft()
+        if store.is_locked(out / program.folder):
+            left.append((title, program))
+            if title in told:
+                time.sleep(LOOK_SECONDS)
+            else:
+                told.add(title)
+                progress.say(f"{title}, is being trained by another process")
+        elif program.finished(out):
+            progress.say(f"{title}, is finished")
+        else:
+            yield title, program
 
 
 def write(programs: Sequence[Program], out: Path) -> None:
     """Keep the study in OUT/study.json; `InputError` if the folder holds something else."""
-    if out.exists() and any(out.iterdir()) and not (out / "study.json").exists():
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: choose a folder with --out")
+    there = [path for path in out.iterdir() if not path.name.startswith("study.json")] if out.exists() else []
+    if there and not (out / "study.json").exists():
         raise InputError(f"{out} is not empty and holds no study: choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     rows = [{"folder": program.folder, "varied": program.varied} for program in programs]
-    store.write_json(out / "study.json", rows)
+    own = out / f"study.json.{uuid.uuid4().hex}"  # other processes may write it at the same time
+    store.write_json(own, rows)
+    own.replace(out / "study.json")
 
 
 def table(programs: Sequence[Program], out: Path) -> pd.DataFrame:
@@ -235,12 +282,21 @@ def said(programs: Sequence[Program], out: Path) -> Iterator[str]:
     learners = sum(len(program.setup.learners) for program in programs)
     yield f"{len(programs)} programs, {learners} learners, in {out}"
     for number, program in enumerate(programs):
-        setup, step = program.setup, program.step(out)
-        state = "finished" if program.finished(out) else "not begun" if step is None else f"at step {step}"
+        setup, state = program.setup, _state(program, out)
         fields = ", ".join(f"{name} {_values(program.varied, name)}" for name in program.varied[0])
         what = f"{label(setup)}, {len(setup.configs)} configs x {len(setup.seeds)} seeds, {setup.steps} steps"
         needs = machine.size(training.num_bytes(setup))
         yield f"program {number + 1}: {what}, {needs}, {state}" + (f"; {fields}" if fields else "")
+
+
+def _state(program: Program, out: Path) -> str:
+    """How far a program is, in words."""
+    if store.is_locked(out / program.folder):
+        return "being trained"
+    step = program.step(out)
+    if step is None:
+        return "not begun"
+    return "finished" if step >= program.setup.steps else f"at step {step}"
 
 
 def measured(program: Program) -> Iterator[str]:

@@ -29,6 +29,7 @@ PyTree = Any
 Rows = list[dict[str, Any]]
 
 CHECKPOINT_SECONDS = 600.0  # a checkpoint is never older than this plus one chunk
+SAID = 12  # learners whose scores are said one by one
 
 # What one iteration of a loop is.
 _WHAT = MappingProxyType(
@@ -56,7 +57,10 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended or was stopped: ``rows`` as in metrics.jsonl, and the learners at ``step``."""
+    """A run that has ended or was stopped: ``rows`` as in metrics.jsonl, and the learners at ``step``.
+
+    ``stopped``: Ctrl-C or SIGTERM came, be it in the last steps.
+    """
 
     setup: Setup
     step: int
@@ -64,6 +68,7 @@ class Result:
     state: PyTree
     diverged: tuple[bool, ...]
     out: Path | None
+    stopped: bool = False
 
     def agent(self, seed: int = 0, config: int = 0) -> tuple[Agent, PyTree]:
         """``(agent, state)`` of the seed at index ``seed`` and the config at index ``config``; for a loop of your own.
@@ -338,7 +343,7 @@ def _run(setup: Setup, out: Path | None) -> Result:
     if at.iteration < setup.total:
         progress.say(f"stopped at step {at.iteration * stride}; the same command continues from there")
     agent, alive = devices.gather(setup.mesh, (at.state.agent, at.alive), len(setup.learners))
-    return Result(setup, at.iteration * stride, rows, agent, tuple((~np.asarray(alive)).tolist()), out)
+    return Result(setup, at.iteration * stride, rows, agent, tuple((~np.asarray(alive)).tolist()), out, stopped())
 
 
 def _clipped(setup: Setup, rows: Rows) -> str:
@@ -514,7 +519,10 @@ def _show(bar: Any, step: int, rows: Rows) -> None:
 
 def _say_scores(step: int, rows: Rows) -> None:
     scores = [row["eval/return"] for row in rows if row["kind"] == "eval"]
-    if scores:
+    if len(scores) > SAID:
+        low, middle, high = np.quantile(scores, [0.0, 0.5, 1.0])
+        progress.say(f"step {step}  eval/return of {len(scores)}: median {middle:.1f}, from {low:.1f} to {high:.1f}")
+    elif scores:
         progress.say(f"step {step}  eval/return " + " ".join(f"{x:.1f}" for x in scores))
 
 

@@ -231,8 +231,9 @@ def _path(obj: Callable[..., Any]) -> str:
 
 def _resolve(path: str) -> Any:
     module, _, name = path.partition(":")
-    if module.partition(".")[0] != "rljax":
+    found = getattr(importlib.import_module(module), name) if module.partition(".")[0] == "rljax" else None
+    if getattr(found, "__module__", "").partition(".")[0] != "rljax":  # nor anything that a module of ours has imported
         raise InputError(
             f"config refers to {path}, which is not part of rljax: rebuild the config in Python and pass it to train"
         )
-    return getattr(importlib.import_module(module), name)
+    return found

@@ -13,6 +13,8 @@ Axes: B batch, T time, D width, I inner width, H heads of P numbers, N state num
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -55,26 +57,60 @@ class Signals(NamedTuple):
     dt: jax.Array
 
 
+def short(key: jax.Array, heads: int) -> tuple[jax.Array, jax.Array]:
+    """First ``(dt [H], log -A [H])`` as of the authors' code: dt log-uniform in [0.001, 0.1], -A uniform in [1, 16].
+
+    What is written weighs dt against the skip, and fades by half in 10 steps in the median head.
+    """
+    key_dt, key_a = jax.random.split(key)
+    dt = jnp.exp(jax.random.uniform(key_dt, (heads,), float, np.log(1e-3), np.log(1e-1)))
+    return dt, jnp.log(jax.random.uniform(key_a, (heads,), float, 1, 16))
+
+
+def long(key: jax.Array, heads: int) -> tuple[jax.Array, jax.Array]:
+    """First ``(dt [H], log -A [H])`` of layers that write more, and keep it longer.
+
+    Both are log-uniform, dt in [0.03, 0.5] and -A in [0.02, 1], which is 40 steps in the median head. Not of the paper.
+    """
+    key_dt, key_a = jax.random.split(key)
+    dt = jnp.exp(jax.random.uniform(key_dt, (heads,), float, np.log(0.03), np.log(0.5)))
+    return dt, jax.random.uniform(key_a, (heads,), float, np.log(0.02), 0.0)
+
+
+DECAYS = MappingProxyType({"short": short, "long": long})
+
+
 def init(
-    key: jax.Array, width: int, *, expand: int = 2, head: int = 64, state: int = 16, taps: int = 4, layers: int = 1
+    key: jax.Array,
+    width: int,
+    *,
+    expand: int = 2,
+    head: int = 64,
+    state: int = 16,
+    taps: int = 4,
+    layers: int = 1,
+    decays: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = short,
 ) -> Params:
-    """Fresh `Params` as of the authors' code; ``layers`` is how many are stacked, which scales the last projection."""
-    inner, keys = expand * width, jax.random.split(key, 5)
+    """Fresh `Params` as of the authors' code; ``layers`` is how many are stacked, which scales the last projection.
+
+    ``decays(key, heads)`` gives the first steps and rates, such as `short` or `long`.
+    """
+    inner, keys = expand * width, jax.random.split(key, 4)
     heads, channels = inner // head, inner + 2 * state
 
     def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
         return jax.random.uniform(key, shape, float, -1, 1) / np.sqrt(fan_in)
 
-    dt = jnp.exp(jax.random.uniform(keys[2], (heads,), float, np.log(1e-3), np.log(1e-1)))
+    dt, log_a = decays(keys[2], heads)
     return Params(
         into=uniform(keys[0], (width, inner + channels + heads), width),
         conv=uniform(keys[1], (taps, channels), taps),
         bias=jnp.zeros(channels),
         dt=dt + jnp.log(-jnp.expm1(-dt)),  # the inverse of softplus
-        log_a=jnp.log(jax.random.uniform(keys[3], (heads,), float, 1, 16)),
+        log_a=log_a,
         skip=jnp.ones(heads),
         norm=jnp.ones(inner),
-        out=uniform(keys[4], (inner, width), inner) / np.sqrt(layers),
+        out=uniform(keys[3], (inner, width), inner) / np.sqrt(layers),
     )
 
 

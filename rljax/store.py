@@ -13,9 +13,10 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -107,7 +108,7 @@ def locked(run: Path) -> Iterator[None]:
     """Create the run folder and hold its lock; a folder that this call created and left empty is removed again.
 
     Raises:
-        InputError: if the folder cannot be written, or another process holds the lock.
+        InputError: if the folder cannot be written or locked, or another process holds the lock.
     """
     made, unlocked = [p for p in (run, *run.parents) if not p.exists()], not (run / ".lock").exists()
     try:
@@ -117,9 +118,13 @@ def locked(run: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {run}: {error.strerror}; choose another folder with --out") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError:
             raise InputError(f"another process is writing to {run}: wait for it, or choose another folder with --out") from None
+        except OSError as error:
+            raise InputError(
+                f"{run} cannot be locked ({error.strerror}): choose a folder on a file system with flock"
+            ) from None
         try:
             yield
         except InputError:
@@ -132,6 +137,29 @@ def locked(run: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # another run has been begun beside this one
                     for folder in made:
                         folder.rmdir()
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process holds the lock of the run folder."""
+    try:
+        with (run / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock; `BlockingIOError` if another process has it for longer than a look by `is_locked` takes."""
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.02)
+    raise BlockingIOError
 
 
 def set_aside(run: Path) -> Path | None:
@@ -236,9 +264,8 @@ def _digests(folder: Path) -> dict[str, str]:
 def _fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest, found = json.loads((folder / "manifest.json").read_text()), _digests(folder)
     except (OSError, ValueError):
         return "its manifest is missing or broken"
-    found = _digests(folder)
     wrong = sorted(name for name in manifest.keys() | found.keys() if manifest.get(name) != found.get(name))
     return f"{wrong[0]} is missing or changed" if wrong else None

@@ -175,3 +175,19 @@ def test_docstring_is_there_and_its_examples_run(name):
     module = importlib.import_module(name)
     assert module.__doc__
     assert doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_data_are_run(name):
+    """No module unpickles, evaluates text or starts a shell; only a study, which is a program, is run."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported = {a.name.partition(".")[0] for a in node.names} | {getattr(node, "module", None) or ""}
+            assert not imported & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, ast.unparse(node)
+            assert "runpy" not in imported or name == "rljax.experiments.sweep"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "compile", "os.system", "os.popen", "__import__"}, ast.unparse(node)
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert given.get("shell", "False") == "False"
+            assert called != "np.load" or given.get("allow_pickle") == "False", ast.unparse(node)

@@ -237,7 +237,9 @@ def test_to_dict_writes_names_and_paths():
     assert to_dict(Plain())["stats"] == "fixed"
 
 
-@pytest.mark.parametrize("path", ["os:system", "rljaxx.base:Array", "subprocess:run", ""])
+@pytest.mark.parametrize(
+    "path", ["os:system", "rljaxx.base:Array", "subprocess:run", "", "rljax.store:shutil", "rljax.store:Path"]
+)
 def test_from_dict_follows_paths_into_rljax_only(path):
     """A config file cannot name code outside the package."""
     for entry in ({"function": path}, {"type": path}):

@@ -202,3 +202,9 @@ def test_fresh_parameters():
     assert (dt >= 1e-3 * 0.999).all() and (dt <= 0.1 * 1.001).all()
     assert (params.log_a >= 0).all() and (params.log_a <= np.log(16)).all()
     assert np.abs(ssm.init(jax.random.key(0), 512, layers=4).out).max() < np.abs(params.out).max() * 0.51
+
+
+@pytest.mark.parametrize(("decays", "half_life"), [(ssm.short, 9.8), (ssm.long, 40)])
+def test_how_long_fresh_layers_remember(decays, half_life):
+    dt, log_a = decays(jax.random.key(0), 20_000)
+    assert np.median(np.log(2) / (dt * np.exp(log_a))) == pytest.approx(half_life, rel=0.05)

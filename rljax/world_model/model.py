@@ -62,7 +62,7 @@ def init(size: Size, spec: Spec, key: jax.Array) -> Params:
     key_networks, key_layers = jax.random.split(key)
     net = Networks(size, spec.obs.shape)
     networks = net.init(key_networks, jnp.zeros((1, *spec.obs.shape)), jnp.zeros((1, action_size(spec.action))))
-    mixer = partial(ssm.init, width=size.width, head=size.head, layers=size.layers)
+    mixer = partial(ssm.init, width=size.width, head=size.head, layers=size.layers, decays=size.decays)
     layers = tuple(Layer(jnp.ones(size.width), mixer(k)) for k in jax.random.split(key_layers, size.layers))
     return Params(networks, layers, jnp.ones(size.width))
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax import ssm
 from rljax.base import InputError
 from rljax.config import config, static
 from rljax.heads import SYMLOG, TwoHot, symlog
@@ -37,6 +38,7 @@ class Size:
     actor_width: int = static(128, "[1, inf)")  # their units
     critic_depth: int = static(2, "[1, inf)")  # hidden layers of the value
     critic_width: int = static(128, "[1, inf)")  # their units
+    decays: Callable = static(ssm.short, choices=ssm.DECAYS)  # how long the state-space layers first remember
 
     def check(self, where: str = "size") -> None:
         """Raise `InputError` unless heads divide the state-space layers' inner width."""

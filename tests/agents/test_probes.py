@@ -30,6 +30,7 @@ QUICK = {"sac", "sac+hl_gauss", "sac_discrete", "dqn", "iql", "ppo"}  # one of e
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
 VALUE_PATIENCE = 3  # times as many, where V is encoded so too
 SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
+NEAR = 0.125  # how far modes may be from the best actions: it costs 0.03 of a reward of 1, and ReLU critics have kinks
 SEEDS = 3
 DISCOUNT = 0.9
 WARMUP, COARSE, FINE = 400, 1400, 600  # iterations: random, with large steps, with small steps
@@ -90,7 +91,7 @@ class Learned(NamedTuple):
     choices: np.ndarray | None
     mode: np.ndarray
     alive: np.ndarray
-    slack: float  # how far modes may be from the best actions, and values from theirs: with bins a quarter of their width
+    slack: float  # how far values may be from theirs: with bins a quarter of their width
 
 
 def learn(name, probes):
@@ -223,7 +224,7 @@ def values(module, config, discrete, obs, choices, state):
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES + HEADED])
 def learned(request, probes):
-    """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions, slack of these)`` of one agent."""
+    """``learned(probe) -> (Q [seed, critic, state, choice], exact Q, modes, best actions, slack of Q)`` of one agent."""
     result = learn(request.param, probes)
     assert result.alive.all(), f"{request.param} diverged: {result.alive}"
 
@@ -277,7 +278,7 @@ def test_values_follow_the_observation(learned):
 def test_the_best_action_is_found(learned):
     """One step, one observation: the mode is the action with the largest reward, inside of [-1, 1], and Q says why."""
     q, exact, mode, best, slack = learned("action")
-    assert_best(mode, best, slack)
+    assert_best(mode, best)
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=slack, err_msg=told("action", q, exact))
 
 
@@ -291,10 +292,10 @@ def test_reward_after_a_step_is_discounted(learned):
 def test_the_best_action_of_each_observation_is_found(learned):
     """Two steps from either start, another best action in each state: all are found, and Q says why."""
     q, exact, mode, best, slack = learned("both")
-    assert_best(mode, best, slack)
+    assert_best(mode, best)
     np.testing.assert_allclose(q, np.broadcast_to(exact, q.shape), rtol=0, atol=0.1 + slack, err_msg=told("both", q, exact))
 
 
-def assert_best(mode, best, slack):
-    """Modes [seed, state, ...] are the best actions [state, ...]: the same index, or within ``slack``."""
-    np.testing.assert_allclose(mode, np.broadcast_to(best, mode.shape), rtol=0, atol=slack)
+def assert_best(mode, best):
+    """Modes [seed, state, ...] are the best actions [state, ...]: the same index, or within NEAR."""
+    np.testing.assert_allclose(mode, np.broadcast_to(best, mode.shape), rtol=0, atol=NEAR)

@@ -13,7 +13,7 @@ import pytest
 
 from rljax import statistics, store
 from rljax.base import InputError
-from rljax.experiments import page
+from rljax.experiments import entries, page
 from rljax.experiments.cli import run as rljax
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_runs(study):
     header, *rows = tables.found["scores"]
     assert len(rows) == 9
     for row in (dict(zip(header, row, strict=True)) for row in rows):
-        (entry,) = (e for e in page.entries(sorted(study.iterdir())) if (e.env, e.label) == (row["task"], row["agent"]))
+        (entry,) = (e for e in entries.read(sorted(study.iterdir())) if (e.env, e.label) == (row["task"], row["agent"]))
         assert float(row["IQM"]) == pytest.approx(float(statistics.iqm(entry.last)), abs=0.05)
         assert [float(row["low"]), float(row["high"])] == pytest.approx(
             list(map(float, statistics.interval(entry.last))), abs=0.05
@@ -98,6 +98,7 @@ def test_numbers_are_those_of_the_runs(study):
         assert [float(x) for x in row["last of each seed"].split()] == pytest.approx(entry.last, abs=0.05)
     assert [row[0] for row in tables.found["aggregates"]] == ["agent", "<dqn>", "ppo", "sac"]
     chances = {tuple(row[:2]): float(row[3]) for row in tables.found["improvements"][1:]}
+    assert all(float(row[4]) <= float(row[3]) <= float(row[5]) for row in tables.found["improvements"][1:])
     assert chances["<dqn>", "ppo"] == pytest.approx(0.8, abs=0.05) and chances["ppo", "sac"] > 0.95  # a fifth has diverged
     assert "<dqn> on brax/hopper: seed 3 diverged" in re.sub("<[^>]*>", "", text).replace("&lt;", "<").replace("&gt;", ">")
     assert "<dqn>" not in text  # escaped wherever it stands
@@ -107,10 +108,34 @@ def test_numbers_are_those_of_the_runs(study):
 
 def test_diverged_seeds_count_as_the_lowest(study):
     """Over all tasks the fifth seed of <dqn>, whose others are the highest, is at 0."""
-    found = page.entries(sorted(study.iterdir()))
-    pooled = page._pooled(found, ["pendulum", "brax/hopper", "maze/open"])
+    found = entries.read(sorted(study.iterdir()))
+    pooled = entries.pooled(found, ["pendulum", "brax/hopper", "maze/open"])
     (scores,) = (x for label, x in zip(pooled.labels, pooled.scores, strict=True) if label == "<dqn>")
     assert scores.shape == (3, 5) and (np.sort(scores, 1)[:, 0] == 0).all() and (np.sort(scores, 1)[:, 1:] > 0.8).all()
+
+
+def test_curves_over_all_tasks_end_at_the_scores(study):
+    """Of runs of any length: the first has half the steps of the others, and as many evaluations."""
+    found = entries.read(sorted(study.iterdir()))
+    found[0].scores.index = found[0].scores.index // 2
+    pooled = entries.pooled(found, ["pendulum", "brax/hopper", "maze/open"])
+    for scores, curves in zip(pooled.scores, pooled.curves, strict=True):
+        assert curves.shape == (len(entries.SHARES), 3, 5)
+        np.testing.assert_allclose(curves[-1], scores)
+    (rising,) = (x for label, x in zip(pooled.labels, pooled.curves, strict=True) if label == "ppo")
+    np.testing.assert_allclose(statistics.pooled_iqm(rising), entries.SHARES * statistics.pooled_iqm(rising[-1]), atol=0.1)
+
+
+def test_normalised_scores_are_shown_where_the_task_has_them(tmp_path):
+    """Of a mean of 20 and a reference of 100, in one of two tasks."""
+    for env in ("hopper", "pendulum"):
+        out = write(tmp_path / env, env=env, at=20.0)
+        rows = store.read_rows(out / "metrics.jsonl")
+        normalized = [row | ({"eval/normalized": row["eval/return"] * 5} if env == "hopper" else {}) for row in rows]
+        (out / "metrics.jsonl").write_text("".join(map(store.encode, normalized)))
+    header, *rows = Tables(page.page([tmp_path / "hopper", tmp_path / "pendulum"])).found["scores"]
+    column, iqm = header.index("normalised IQM"), header.index("IQM")
+    assert float(rows[0][column]) == pytest.approx(5 * float(rows[0][iqm]), abs=0.3) and rows[1][column] == ""
 
 
 def test_configs_of_a_sweep_are_told_apart(tmp_path):
@@ -125,7 +150,7 @@ def test_configs_of_a_sweep_are_told_apart(tmp_path):
 
 
 def test_runs_alike_are_told_apart_by_their_folders(tmp_path):
-    found = page.entries([write(tmp_path / "a"), write(tmp_path / "b")])
+    found = entries.read([write(tmp_path / "a"), write(tmp_path / "b")])
     assert [entry.label for entry in found] == ["sac (a)", "sac (b)"]
 
 
@@ -205,7 +230,7 @@ def test_in_a_browser(study, tmp_path):
         dump = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120).stdout
         found[name] = json.loads(re.search(r"<pre>(.*)</pre>", dump).group(1))
     light, dark = found["light"], found["dark"]
-    iqms = [float(statistics.iqm(entry.last)) for entry in page.entries(sorted(study.iterdir()))]
+    iqms = [float(statistics.iqm(entry.last)) for entry in entries.read(sorted(study.iterdir()))]
     assert light["given"] == pytest.approx(iqms, abs=0.05)
     assert light["up"] == sorted(light["given"]) and light["down"] == sorted(light["given"], reverse=True)
     assert 0 < light["right"] <= 400

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -148,9 +150,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         ("--sweep actor_lr", "--sweep must be FIELD=1,2,3 or FIELD=log:LOW:HIGH, each field once, got 'actor_lr'"),
         ("--sweep actor_lr=1,2 --sweep actor-lr=3", "each field once, got 'actor-lr=3'"),
         ("--sweep actor_lr=1e-3,-1", "config.actor_lr must be in (0, inf), got -1"),
-        ("--sweep actor_lr=1,,2", "could not convert string to float: ''"),
-        ("--sweep critic_width=8.5", "--critic-width"),
-        ("--sweep head=foo", "--head"),
+        ("--sweep actor_lr=1,,2", "'' is no value for actor_lr"),
+        ("--sweep critic_width=8.5", "'8.5' is no value for critic_width"),
+        ("--sweep head=foo", "'foo' is no value for head"),
+        ("--sweep actor_lr=1e-3,0.001", "grid['actor_lr'] has the same value twice"),
+        ("--sweep actor_lr=log:1e-4:1e-3", "--sweep actor_lr draws random numbers: say how many with --samples"),
         ("--sweep head.sigma=0.5", "config.head has no field 'sigma': it has initial"),
         ("--sweep actor_lr=log:0:1", "log_uniform needs two numbers above 0, the smaller one first, got 0 and 1"),
         ("--sweep actor_lr=log:1", "--sweep must be FIELD=1,2,3 or FIELD=log:LOW:HIGH"),
@@ -165,6 +169,21 @@ def test_what_the_command_line_refuses(tmp_path, monkeypatch, line, sentence):
     with pytest.raises(InputError) as refusal:
         rljax(["train", "sac", "pendulum", *line.split()])
     assert sentence in str(refusal.value) and not list(tmp_path.iterdir())
+
+
+def test_a_stop_in_the_last_steps_of_a_program_stops_the_study(tmp_path, monkeypatch):
+    """The program is finished, and the next one is not begun; with the last one the study is finished."""
+    programs, real = sweep.plan([sac(grid={"critic_width": [8, 16]})]), train.train
+    monkeypatch.setattr(train, "train", lambda *args, **kwargs: dataclasses.replace(real(*args, **kwargs), stopped=True))
+    assert not sweep.train(programs, tmp_path)
+    assert [program.step(tmp_path) for program in programs] == [300, None]
+    assert sweep.train(programs, tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file: choose a folder"):
+        sweep.sweep([sac()], tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rljax import envs, heads, store
 from rljax.agents import sac
 from rljax.base import InputError
 from rljax.config import config, leaf, override
-from rljax.experiments.train import Setup, load, prepare, train
+from rljax.experiments.train import Setup, load, prepare, programs, train
 
 TINY = override(
     sac.Config(),
@@ -249,6 +249,12 @@ def test_diverged_learner_leaves_its_neighbours_alone(tmp_path, capsys):
     assert load(tmp_path / "mixed").diverged == mixed.diverged
 
 
+def test_scores_of_many_learners_are_said_in_short(capsys):
+    scores = short(seeds=13, steps=200).rows[-13:]
+    low, high = (f(row["eval/return"] for row in scores) for f in (min, max))
+    assert re.search(rf"step 200  eval/return of 13: median .*, from {low:.1f} to {high:.1f}\n", capsys.readouterr().out)
+
+
 def test_other_numbers_and_seeds_compile_nothing(compilations):
     """Step sizes, discount, tau and seeds are arguments of the programs, not part of them."""
     short()
@@ -256,6 +262,16 @@ def test_other_numbers_and_seeds_compile_nothing(compilations):
     with compilations() as names:
         short(config=changed, seeds=[7, 9])
     assert names == []
+
+
+def test_a_resumed_run_compiles_nothing(tmp_path, compilations):
+    """Loaded arrays take the programs of fresh ones; the ring is as large as before."""
+    config = override(TINY, {"capacity": 100})
+    short(tmp_path / "run", config=config, steps=400)
+    before = programs()
+    with compilations() as names:
+        assert short(tmp_path / "run", config=config, steps=800).step == 800
+    assert programs() == before and not {"jit(_jit_run)", "jit(_episodes)"} & set(names)
 
 
 def test_whole_numbers_are_the_same_configuration(tmp_path, capsys):

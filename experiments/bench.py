@@ -1,0 +1,283 @@
+"""``rljax bench``: updates and env steps per second of the agents, beside what their dense products alone take here.
+
+*Fraction of floor* is the time of all dense products of an update (`rljax.experiments.floor`) over the time of the update, both
+measured in turns. What is compared between machines, or between a quiet and a busy one, is updates per second over the rate of
+products of 256 x 256 x 256, which are measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
+
+from rljax import loops
+from rljax import world_model as wm
+from rljax.base import InputError
+from rljax.config import stack, to_dict
+from rljax.experiments import cases, floor, machine
+
+Row = dict[str, Any]
+
+FORMAT = "rljax bench 1"
+WIDTHS = (5, 9, 5, 8, 7, 10, 6, 7, 6)  # of the table's columns
+LEGEND = (
+    "floor    time of the update's matrix products alone, over its time; GFLOP and GFLOP/s are theirs",
+    "loop/s   env steps with learning, or * gradient steps from recorded data; rates are of all seeds",
+    "compile  and memory (arguments, results, workspace) of the update; no program comes from a cache",
+    "256^3    GFLOP/s of products of 256 x 256 x 256",
+)
+REFERENCE = ((1, (floor.Product(1, 256, 256, 256),)),)
+
+
+class Program(NamedTuple):
+    """A compiled program: ``run(iterations)``, seconds of compiling, bytes while it runs, and the compiler's count of FLOPs."""
+
+    run: Callable[[int], None]
+    compiled: float
+    bytes: int
+    flops: float
+
+
+def names() -> tuple[str, ...]:
+    """What can be measured."""
+    return tuple(floor.UPDATES)
+
+
+def planned(agents: Sequence[str], seeds: Sequence[int], size: str) -> list[Row]:
+    """The rows to measure, ``{"agent", "seeds", "sizes"}``, of these agents or, if there are none, of all.
+
+    Raises:
+        InputError: for unknown agents or sizes.
+    """
+    unknown = [name for name in agents if name not in names()]
+    if unknown:
+        raise InputError(f"cannot measure {unknown[0]!r}: choose of {', '.join(names())}")
+    if size not in wm.SIZES:
+        raise InputError(f"--size must be one of {', '.join(wm.SIZES)}, got {size!r}")
+    found = {name: cases.case(name, size) for name in agents or names()}
+    return [{"agent": name, "seeds": num, "sizes": sizes(case)} for name, case in found.items() for num in seeds]
+
+
+def sizes(case: cases.Case) -> Row:
+    """All that must be the same for speeds to be compared."""
+    return to_dict(case.config) | {"spec": str(case.spec)}
+
+
+def bench(rows: Sequence[Row], size: str, rounds: int, seconds: float, say: Callable) -> Row:
+    """All that is measured: ``{"format", "machine", "settings", "rows"}``, with the ``rows`` that are `planned`.
+
+    Raises:
+        InputError: for numbers that are too small.
+    """
+    if rounds < 1 or not seconds > 0:
+        raise InputError("--rounds must be at least 1, and --seconds above 0")
+    found = []
+    with _compiling_anew():
+        for row in rows:
+            say(f"{row['agent']}, {row['seeds']} seed{'s' * (row['seeds'] > 1)}")
+            found.append(row | measure(row["agent"], cases.case(row["agent"], size), row["seeds"], rounds, seconds))
+    where = machine.versions() | {"threads": _threads()}
+    return {"format": FORMAT, "machine": where, "settings": {"rounds": rounds, "seconds": seconds}, "rows": found}
+
+
+def program(build: cases.Build, config: Any, seeds: int, data: Any = ()) -> Program:
+    """The loop ``build(config)`` for so many seeds, as `rljax.train` runs it."""
+    stacked, alive = stack([config] * seeds), jnp.ones(seeds, bool)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    state = jax.jit(lambda c, k: jax.lax.map(lambda x: build(x[0]).init(x[1]), (c, k)))(stacked, keys)
+    chunk = jax.jit(partial(loops.run, build), donate_argnums=1)
+    compiled, seconds = _compile(chunk, stacked, state, alive, jnp.int32(0), jnp.int32(1), data)
+    carry = [state, 0]
+
+    def run(num: int) -> None:
+        carry[0], fine, _ = jax.block_until_ready(compiled(stacked, carry[0], alive, jnp.int32(carry[1]), jnp.int32(num), data))
+        carry[1] += num
+        if not fine.all():
+            raise RuntimeError("the numbers are no longer finite, so their speed means nothing")
+
+    return _described(run, compiled, seconds)
+
+
+def products(stages: tuple[floor.Stage, ...], seeds: int) -> Program:
+    """All products of ``stages``, and nothing else, for so many seeds."""
+
+    def repeat(operands: floor.Operands, num: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, num, lambda _, number: floor.once(stages, operands, number), jnp.zeros(()))
+
+    operands = jax.jit(partial(floor.init, stages, seeds))(jax.random.key(0))
+    compiled, seconds = _compile(jax.jit(repeat), operands, jnp.int32(1))
+    return _described(lambda num: jax.block_until_ready(compiled(operands, jnp.int32(num))), compiled, seconds)
+
+
+def in_turns(runs: dict[str, Callable[[int], Any]], rounds: int, seconds: float) -> dict[str, float]:
+    """Median seconds of an iteration of each ``run(iterations)``, of ``rounds`` measurements of about ``seconds``.
+
+    They take turns, after one iteration that is not counted.
+    """
+    counts: dict[str, int] = {}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for name, run in runs.items():
+        run(1)
+        counts[name] = max(1, round(seconds / _seconds(run, 1)))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(_seconds(run, counts[name]) / counts[name])
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(name: str, case: cases.Case, seeds: int, rounds: int, seconds: float) -> Row:
+    """The numbers of a row: all rates are of all seeds together."""
+    stages = floor.UPDATES[name](case.config, case.spec)
+    programs = {
+        "update": program(case.update, case.config, seeds),
+        "floor": products(stages, seeds),
+        "reference": products(REFERENCE, 1),
+    }
+    if case.loop is not None:
+        programs["loop"] = program(case.loop, case.config, seeds, case.data())
+    took = in_turns({name: one.run for name, one in programs.items()}, rounds, seconds)
+    flops, update = seeds * floor.flops(stages), programs["update"]
+    row = {
+        "updates_per_s": seeds / took["update"],
+        "gradient_steps_per_update": case.gradients,
+        "fraction_of_floor": took["floor"] / took["update"],
+        "gflop_per_update": flops / seeds / 1e9,
+        "compiler_gflop_per_update": update.flops / seeds / 1e9,
+        "gflop_per_s": flops / took["floor"] / 1e9,
+        "reference_gflop_per_s": floor.flops(REFERENCE) / took["reference"] / 1e9,
+        "compile_s": update.compiled,
+        "peak_bytes": update.bytes,
+    }
+    if case.loop is not None:
+        row |= {"loop_per_s": case.steps * seeds / took["loop"], "loop_unit": case.unit}
+        row |= {"loop_compile_s": programs["loop"].compiled, "loop_peak_bytes": programs["loop"].bytes}
+    return row
+
+
+def table(found: Row) -> str:
+    """The rows for people; the lines below say what the columns are."""
+    names = ("seeds", "updates/s", "floor", "loop/s", "compile", "memory", "GFLOP", "GFLOP/s", "256^3")
+    lines = [f"{'agent':<17}" + "".join(f"  {name:>{width}}" for name, width in zip(names, WIDTHS, strict=True))]
+    for row in found["rows"]:
+        star = "" if row.get("loop_unit", "env steps") == "env steps" else "*"
+        cells = (
+            str(row["seeds"]),
+            f"{row['updates_per_s']:.1f}",
+            f"{row['fraction_of_floor']:.2f}",
+            f"{row['loop_per_s']:.1f}{star}" if "loop_per_s" in row else "",
+            f"{row['compile_s']:.1f} s",
+            machine.size(row["peak_bytes"]),
+            f"{row['gflop_per_update']:.2f}",
+            f"{row['gflop_per_s']:.1f}",
+            f"{row['reference_gflop_per_s']:.1f}",
+        )
+        lines.append(f"{row['agent']:<17}" + "".join(f"  {x:>{width}}" for x, width in zip(cells, WIDTHS, strict=True)))
+    return "\n".join([*lines, "", *LEGEND])
+
+
+def write(found: Row, path: Path) -> None:
+    """Write the JSON file."""
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Row:
+    """What `write` has written.
+
+    Raises:
+        InputError: if there is no such file, or it is another's.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (UnicodeDecodeError, ValueError):
+        raise InputError(f"{path} is no JSON file") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by rljax bench --json")
+    return found
+
+
+def pairs(new: Sequence[Row], old: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """``(new, old)`` rows of the same agent and number of seeds.
+
+    Raises:
+        InputError: if there are none, or one was measured at other sizes.
+    """
+    before = {(row["agent"], row["seeds"]): row for row in old}
+    found = [(row, before[row["agent"], row["seeds"]]) for row in new if (row["agent"], row["seeds"]) in before]
+    if not found:
+        raise InputError("there is nothing to compare: no agent was measured with the same number of seeds before")
+    for row, other in found:
+        changed = [k for k in row["sizes"] | other["sizes"] if row["sizes"].get(k) != other["sizes"].get(k)]
+        if changed:
+            raise InputError(f"{row['agent']} was measured at other sizes: {', '.join(changed)}")
+    return found
+
+
+def against(new: Row, old: Row, tolerance: float) -> tuple[str, bool]:
+    """``(text, fine)``: how the rows that both have compare, and whether no ratio is below ``tolerance``.
+
+    What counts is the ratio of rates that were divided by that of the reference product, measured in the same turns.
+
+    Raises:
+        InputError: as `pairs`.
+    """
+    lines, fine = [f"{'agent':<17}  seeds  what         new/old  relative"], True
+    for row, other in pairs(new["rows"], old["rows"]):
+        for what in ("updates_per_s", "loop_per_s"):
+            if what in row and what in other:
+                raw = row[what] / other[what]
+                relative = raw * other["reference_gflop_per_s"] / row["reference_gflop_per_s"]
+                fine &= relative >= tolerance
+                told = f"  slower than {tolerance:g}" * (relative < tolerance)
+                name = what.removesuffix("_per_s")
+                lines.append(f"{row['agent']:<17}  {row['seeds']:>5}  {name:<11}  {raw:>7.2f}  {relative:>8.2f}{told}")
+    return "\n".join(lines), fine
+
+
+def _compile(function: Any, *args: Any) -> tuple[Any, float]:
+    """The compiled function, and the seconds of tracing and compiling."""
+    begin = time.perf_counter()
+    return function.lower(*args).compile(), time.perf_counter() - begin
+
+
+def _described(run: Callable[[int], Any], compiled: Any, seconds: float) -> Program:
+    """Bytes: arguments, results that are not arguments again, and workspace, as the compiler has planned them."""
+    plan = compiled.memory_analysis()
+    used = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+    return Program(run, seconds, used, compiled.cost_analysis().get("flops", 0.0))
+
+
+def _seconds(run: Callable[[int], Any], num: int) -> float:
+    begin = time.perf_counter()
+    run(num)
+    return time.perf_counter() - begin
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Within the block no program comes from the persistent cache: seconds of compiling are what they are the first time."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # what it has found out about the setting
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _threads() -> int:
+    """Processors that this process may use, on which the compiler's threads depend."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
