@@ -148,7 +148,7 @@ def measure(name: str, case: cases.Case, seeds: int, rounds: int, seconds: float
         programs["loop"] = program(case.loop, case.config, seeds, case.data())
     took = in_turns({name: one.run for name, one in programs.items()}, rounds, seconds)
     flops, update = seeds * floor.flops(stages), programs["update"]
-    row = {
+    row: Row = {
         "updates_per_s": seeds / took["update"],
         "gradient_steps_per_update": case.gradients,
         "fraction_of_floor": took["floor"] / took["update"],

@@ -129,7 +129,7 @@ def train(programs: Sequence[sweep.Program], out: Path, given: Any) -> bool:
     """
     from rljax.experiments import cluster_ray, cluster_slurm
 
-    start = {"ray": cluster_ray.start, "slurm": cluster_slurm.start}[given.on]
+    start: Callable[..., Any] = {"ray": cluster_ray.start, "slurm": cluster_slurm.start}[given.on]
     sweep.write(programs, out)
     (out / "logs").mkdir(exist_ok=True)
     jobs = unfinished(programs, out, given)

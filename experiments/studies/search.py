@@ -87,8 +87,9 @@ def evaluate(search: Search, seeds: Sequence[int] | int, params: list[dict[str, 
     """For each of ``params`` the IQM of its seeds' last returns; a seed that diverged counts as the worst of all."""
     preset = presets.find("sac", ENV)
     configs = [override(preset.config, values) for values in params]
-    counts = {"steps": search.steps, "eval_every": search.steps, "eval_episodes": preset.eval_episodes}
-    rows = finished(training.train(sac, configs, ENV, seeds=seeds, out=out, **counts)).rows
+    steps, episodes = search.steps, preset.eval_episodes
+    result = training.train(sac, configs, ENV, seeds=seeds, out=out, steps=steps, eval_every=steps, eval_episodes=episodes)
+    rows = finished(result).rows
     dead, last = report.diverged(rows), report.scores(rows).iloc[-1]
     alive = [(int(config), int(seed)) not in dead for config, seed in last.index]
     scores = last.where(alive, last[alive].min())
