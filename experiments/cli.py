@@ -270,8 +270,11 @@ def sweep(args: list[str]) -> int:
     programs = sweeping.plan(sweeping.read(given.study), given.at_once)
     out = (given.out or Path("runs") / given.study.stem).absolute()
     if given.commands:
-        for job in clusters.unfinished(programs, out, given).values():
+        jobs = clusters.unfinished(programs, out, given)
+        for job in jobs.values():
             print(job.command.line())
+        if not jobs:
+            print("all programs are finished", file=sys.stderr)  # not a command
         return 0
     if given.only is None:
         train = sweeping.train if given.on == "here" else functools.partial(clusters.train, given=given)

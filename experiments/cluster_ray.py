@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -11,14 +12,14 @@ from typing import Any
 
 from rljax.base import InputError
 from rljax.experiments import clusters, progress
-from rljax.experiments.clusters import Engine, Job
+from rljax.experiments.clusters import Begin, Engine, Job
 
 RETRIES = 100  # of a program whose worker died; not endless, for one that kills its worker each time
 ANSWER_SECONDS = 10.0  # that a cluster may take to answer
 
 
-def start(jobs: Mapping[str, Job], out: Path, given: Any) -> Engine:
-    """Give ``jobs`` to the cluster at ``given.address``, or else that of RAY_ADDRESS or the one that this machine is part of.
+def connect(given: Any) -> Begin:
+    """Join the cluster at ``given.address``, or else that of RAY_ADDRESS or the one that this machine is part of.
 
     Raises:
         InputError: if Ray is not installed, or there is no cluster at this address.
@@ -45,6 +46,13 @@ def start(jobs: Mapping[str, Job], out: Path, given: Any) -> Engine:
         max_calls=1,  # a process of its own, which sees its GPUs and ends with all of its memory
         scheduling_strategy="SPREAD",
     )(clusters.run)
+    return functools.partial(_begin, task)
+
+
+def _begin(task: Any, jobs: Mapping[str, Job], out: Path) -> Engine:
+    """Give the cluster a ``task`` for each of ``jobs``."""
+    import ray
+
     left = {task.remote(job.command): folder for folder, job in jobs.items()}
 
     def look() -> tuple[set[str], set[str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.util
 import io
 import shutil
 import signal
@@ -18,7 +20,7 @@ from typing import Any
 from rljax import store
 from rljax.base import InputError
 from rljax.experiments import clusters, progress
-from rljax.experiments.clusters import Command, Engine, Job
+from rljax.experiments.clusters import Begin, Command, Engine, Job
 
 MINUTES = 60  # that a job may take before it is requeued
 WARNING_SECONDS = 90  # between Slurm's signal and the end of a job's time
@@ -62,12 +64,22 @@ class Requeued:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def start(jobs: Mapping[str, Job], out: Path, given: Any) -> Engine:
-    """Submit those of ``jobs`` that are not with Slurm already.
+def connect(given: Any) -> Begin:
+    """Look for submitit and Slurm.
 
     Raises:
-        InputError: if submitit or Slurm is not installed, or Slurm refuses the jobs.
+        InputError: if one of them is not installed; later, if Slurm refuses the jobs.
     """
+    if importlib.util.find_spec("submitit") is None:
+        raise InputError('submitit is not installed: pip install "rljax[slurm]"')
+    for program in ("sbatch", "squeue", "srun"):
+        if shutil.which(program) is None:
+            raise InputError(f"there is no {program} on this machine: give the command where jobs are submitted")
+    return functools.partial(_begin, given)
+
+
+def _begin(given: Any, jobs: Mapping[str, Job], out: Path) -> Engine:
+    """Submit those of ``jobs`` that are not with Slurm already."""
     name, path = f"rljax-{hashlib.sha256(str(out).encode()).hexdigest()[:8]}", out / "slurm" / "jobs.json"
     submit = _submitter(name, out, given)
     ids, there = store.read_json(path) if path.exists() else {}, _states(name)
@@ -102,13 +114,8 @@ def start(jobs: Mapping[str, Job], out: Path, given: Any) -> Engine:
 
 def _submitter(name: str, out: Path, given: Any) -> Any:
     """``submit(calls)``: the id of each call's job, by folder."""
-    try:
-        import submitit
-    except ImportError:
-        raise InputError('submitit is not installed: pip install "rljax[slurm]"') from None
-    for program in ("sbatch", "squeue", "srun"):
-        if shutil.which(program) is None:
-            raise InputError(f"there is no {program} on this machine: give the command where jobs are submitted")
+    import submitit
+
     executor = submitit.SlurmExecutor(out / "slurm", max_num_timeout=REQUEUES)
     asked = {"partition": given.partition, "mem": given.memory and f"{given.memory}G", "gpus_per_node": given.gpus or None}
     executor.update_parameters(

@@ -68,6 +68,9 @@ class Engine(NamedTuple):
     stop: Callable[[], None]
 
 
+Begin = Callable[[Mapping[str, Job], Path], Engine]  # gives the cluster the jobs of the study in this folder
+
+
 def check(given: Any) -> None:
     """Raise `InputError` for options of ``rljax sweep`` that do not go together, or are out of range."""
     modes = [name for name in ("plan", "commands") if getattr(given, name)]
@@ -129,16 +132,17 @@ def train(programs: Sequence[sweep.Program], out: Path, given: Any) -> bool:
     """
     from rljax.experiments import cluster_ray, cluster_slurm
 
-    start: Callable[..., Any] = {"ray": cluster_ray.start, "slurm": cluster_slurm.start}[given.on]
+    connect: Callable[[Any], Begin] = {"ray": cluster_ray.connect, "slurm": cluster_slurm.connect}[given.on]
+    jobs = unfinished(programs, out, given)
+    begin = connect(given) if jobs else None
     sweep.write(programs, out)
     (out / "logs").mkdir(exist_ok=True)
-    jobs = unfinished(programs, out, given)
     for title, program in zip(sweep.titles(programs), programs, strict=True):
         if program.folder not in jobs:
             progress.say(f"{title}, is finished")
-    if not jobs:
+    if begin is None:
         return True
-    engine = start(jobs, out, given)
+    engine = begin(jobs, out)
     return given.detach or follow(jobs, out, engine)
 
 

@@ -274,17 +274,18 @@ def text(table: pd.DataFrame) -> str:
     """The `table` for a terminal."""
     returns = dict.fromkeys(("IQM", "low", "high", "best"), "{:.1f}".format)
     other = {name: _short for name in table.columns if name not in returns}
-    return table.to_string(index=False, formatters=returns | other) if len(table) else "nothing is trained yet"
+    return table.to_string(index=False, na_rep="", formatters=returns | other) if len(table) else "nothing is trained yet"
 
 
 def said(programs: Sequence[Program], out: Path) -> Iterator[str]:
     """The plan in words: what each program is, the bytes that it needs, and how far it is."""
     learners = sum(len(program.setup.learners) for program in programs)
-    yield f"{len(programs)} programs, {learners} learners, in {out}"
+    yield f"{_counted(len(programs), 'program')}, {_counted(learners, 'learner')}, in {out}"
     for number, program in enumerate(programs):
         setup, state = program.setup, _state(program, out)
         fields = ", ".join(f"{name} {_values(program.varied, name)}" for name in program.varied[0])
-        what = f"{label(setup)}, {len(setup.configs)} configs x {len(setup.seeds)} seeds, {setup.steps} steps"
+        size = f"{_counted(len(setup.configs), 'config')} x {_counted(len(setup.seeds), 'seed')}"
+        what = f"{label(setup)}, {size}, {setup.steps} steps"
         needs = machine.size(training.num_bytes(setup))
         yield f"program {number + 1}: {what}, {needs}, {state}" + (f"; {fields}" if fields else "")
 
@@ -376,6 +377,10 @@ def _values(varied: Sequence[Mapping[str, Any]], name: str) -> str:
     if len(values) > 6:
         return f"{min(values):g} to {max(values):g}"
     return " ".join(map(_short, values))
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _short(value: Any) -> str:

@@ -74,6 +74,7 @@ def test_each_program_has_a_plain_command(study, tmp_path, expected, contents, c
     assert not (out / first).exists() and commands(capsys) == lines[:1]
     assert [run["folder"] for run in store.read_json(out / "study.json")] == [first, second]
     assert rljax(shlex.split(lines[0])[1:]) == 0 and commands(capsys) == []
+    assert rljax(["sweep", "study.py", "--commands"]) == 0 and "all programs are finished" in capsys.readouterr().err
     assert {name: contents(out / name) for name in expected} == expected
 
 
@@ -270,11 +271,13 @@ def test_an_address_without_a_cluster(address, sentence):
 
 
 @pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
-def test_an_extra_that_is_missing(study, monkeypatch, engine, library):
+def test_an_extra_that_is_missing(study, tmp_path, monkeypatch, engine, library):
+    """Is told before anything is written."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError) as refusal:
         rljax(["sweep", "study.py", "--on", engine])
     assert str(refusal.value) == f'{library} is not installed: pip install "rljax[{engine}]"'
+    assert not (tmp_path / "runs").exists()
 
 
 def test_slurm_is_missing(study, monkeypatch):

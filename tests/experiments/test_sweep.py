@@ -132,7 +132,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     line = ["train", "sac", "pendulum", "--seeds", "2", "--steps", "300", "--eval-every", "300", *options]
     assert rljax([*line, "--sweep", "actor-lr=1e-4,1e-3", "--plan"]) == 0
     said = capsys.readouterr().out
-    assert "1 programs, 4 learners" in said and "actor_lr 0.0001 0.001" in said and "4 at once: " in said
+    assert "1 program, 4 learners" in said and "actor_lr 0.0001 0.001" in said and "4 at once: " in said
     assert not (tmp_path / "runs").exists()
     assert rljax(["sweep", str(study)]) == 0
     (run,) = store.read_json(tmp_path / "runs" / "study" / "study.json")
