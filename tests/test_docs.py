@@ -99,7 +99,7 @@ def test_command_parses(line, monkeypatch):
     data = SimpleNamespace(info=SimpleNamespace(name="", reference=None), returns=np.zeros(2))
     monkeypatch.setattr(cli, "read_data", lambda name: data if name else None)
     monkeypatch.setattr(training, "load", lambda run: SimpleNamespace(setup=SimpleNamespace(configs=(calql.Config(),))))
-    _, command, *args = shlex.split(line.replace("--help", ""), comments=True)
+    _, command, *args = shlex.split(line.replace("--help", "").partition(" | ")[0], comments=True)
     if command in ("train", "finetune"):
         env = (forms.positionals(args) + ["pendulum"])[1].partition("?")[0]
         assert env in envs.names() or env.startswith("gymnasium/") or env.endswith(".npz")
