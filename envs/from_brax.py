@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from rljax.base import Array, Env, Spec, batch_env, to_env_units
+from rljax.envs import mujoco
 
 BACKENDS = ("generalized", "positional", "spring", "mjx")
 BROKEN = MappingProxyType({"swimmer": "brax/swimmer is not supported: Brax's swimmer fails on current JAX"})
@@ -75,22 +76,12 @@ def load(env_id: str, backend: str) -> Any:
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Leaves out three messages that no user can act on: no warp found, Brax in maintenance, ``settotalmass`` deprecated.
-
-    While it lasts MuJoCo's warnings become Python's; by itself MuJoCo would write them to MUJOCO_LOG.TXT.
-    """
+    """Leaves out messages that no user can act on: no warp found, Brax in maintenance, and that of `mujoco.warned`."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Brax System, piplines and environments", UserWarning)
-            warnings.filterwarnings("ignore", "compiler attribute 'settotalmass' is deprecated", UserWarning)
-            import mujoco
-
-            before = mujoco.get_mju_user_warning()
-            mujoco.set_mju_user_warning(lambda text: warnings.warn(text, UserWarning, stacklevel=2))
-            try:
+            with mujoco.warned():
                 yield
-            finally:
-                mujoco.set_mju_user_warning(before)
     finally:
         sys.stdout.writelines(x for x in printed.getvalue().splitlines(True) if not re.match("Failed to import .*warp", x))

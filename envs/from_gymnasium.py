@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rljax.base import Array, Discrete, HostEnv, InputError, Space, Spec, Step, bounds
+from rljax.envs import mujoco
 
 BIG = 1_000_000_000  # env steps, the horizon of an environment without a time limit
 
@@ -53,7 +54,8 @@ def _make(env_id: str, name: str) -> Any:
 
         logging.getLogger("gymnasium").setLevel(logging.ERROR)
         try:
-            return gymnasium.make(env_id)
+            with mujoco.warned():
+                return gymnasium.make(env_id)
         except Exception as error:  # a registered environment may fail in any way of its own
             said = " ".join(str(error).split())
             hint = "; MuJoCo needs pip install 'rljax[mujoco]'" if isinstance(error, ImportError) else ""
@@ -77,7 +79,7 @@ def _start(env_id: str, spec: Spec, num: int) -> tuple[Callable, Callable, Calla
     import gymnasium
 
     same_step = gymnasium.vector.AutoresetMode.SAME_STEP
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mujoco.warned():
         warnings.simplefilter("ignore")
         envs = gymnasium.vector.SyncVectorEnv([functools.partial(gymnasium.make, env_id)] * num, autoreset_mode=same_step)
 

@@ -93,3 +93,10 @@ def test_an_evaluation_counts_first_episodes_only(counter):
 def test_refusals(name, sentence):
     with pytest.raises(InputError, match=sentence):
         envs.make(name)
+
+
+def test_mujoco_is_silent_and_leaves_no_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    _, _, close = envs.make("gymnasium/HalfCheetah-v5", 2).start(2)
+    close()
+    assert "WARNING" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
