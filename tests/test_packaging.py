@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import rljax
 
@@ -51,6 +54,17 @@ def test_listed_packages_are_the_folders():
     inits = [path.parent.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")]
     names = [".".join(path.parts if path.parts[0] == "rljax" else ("rljax", *path.parts)) for path in inits]
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(names)
+
+
+def test_floors_are_the_lowest_versions_allowed():
+    """Of all that rljax imports; not of accelerators, clusters and notebooks, which .ci/versions does not install."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    used = [x for name in ("atari", "data", "docs", "mujoco", "search", "track") for x in extras[name]]
+    needed = [Requirement(x) for x in [*PYPROJECT["project"]["dependencies"], *used]]
+    lowest = {x.name: Version(part.version) for x in needed for part in x.specifier if part.operator == ">="}
+    text = (ROOT / "tests" / "floors.txt").read_text()
+    floors = {name: Version(version) for name, version in re.findall(r"^([\w-]+)==(.+)$", text, re.MULTILINE)}
+    assert {name: floors.get(name) for name in lowest} == lowest
 
 
 def test_every_python_file_is_in_the_wheel(wheel):
