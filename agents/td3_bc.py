@@ -64,10 +64,11 @@ def check(config: Config, spec: Spec) -> None:
     check_action("td3_bc", spec, Array, "cql_discrete")
 
 
-def networks(config: Config, action_dim: int) -> Networks:
-    """Actor and critics for ``action_dim`` action dimensions."""
+def networks(config: Config, action_dim: int, num_critics: int | None = None) -> Networks:
+    """An actor for ``action_dim`` dimensions, and an ensemble of ``num_critics``, or as the config says."""
     actor: nn.Module = nets.DeterministicPolicy(action_dim, config.actor_width, config.actor_depth, config.layer_norm)
-    critic = nets.ensemble(config.num_critics)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
+    num = config.num_critics if num_critics is None else num_critics
+    critic = nets.ensemble(num)(config.head.size, config.critic_width, config.critic_depth, config.layer_norm)
     return Networks(actor, critic, config.head)
 
 
@@ -106,7 +107,7 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     keys = jax.random.split(key, transitions.reward.shape[0])
     state, critic_metrics = jax.lax.scan(partial(_critic_step, config, net), state, (transitions, keys))
     last = jax.tree.map(lambda x: x[-1], transitions)
-    state, actor_metrics = _actor_step(config, net, state, last)
+    state, actor_metrics = _actor_step(config, state, last)
     state = state._replace(
         target_actor=polyak(state.target_actor, state.actor.params, config.tau),
         target=polyak(state.target, state.critic.params, config.tau),
@@ -141,12 +142,13 @@ def _critic_step(config: Config, net: Networks, state: State, x: tuple[Transitio
     return state._replace(critic=critic), metrics
 
 
-def _actor_step(config: Config, net: Networks, state: State, t: Transition) -> tuple[State, Metrics]:
+def _actor_step(config: Config, state: State, t: Transition) -> tuple[State, Metrics]:
     """One Adam step on -lambda Q_1(s, pi(s)) + mean (pi(s) - a)^2, lambda = alpha / mean |Q_1| (eq. 5)."""
+    net, first = networks(config, t.action.shape[-1], 1), jax.tree.map(lambda x: x[:1], state.critic.params)
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         action = net.actor.apply(params, t.obs)
-        q = net.head.value(net.critic.apply(state.critic.params, t.obs, action))[0]
+        q = net.head.value(net.critic.apply(first, t.obs, action))[0]
         scale = config.alpha / jax.lax.stop_gradient(jnp.abs(q).mean())
         cloning = ((action - t.action) ** 2).mean()
         value = cloning - scale * q.mean()

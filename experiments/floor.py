@@ -79,7 +79,9 @@ def sac_discrete(config: Any, spec: Spec) -> tuple[Stage, ...]:
 def td3_bc(config: Any, spec: Spec) -> tuple[Stage, ...]:
     """Products of `rljax.agents.td3_bc.update`."""
     step = _critic_step(config, spec, config.num_critics, std=False)
-    return (config.policy_delay, step), (1, _actor_step(config, spec, config.batch_size, std=False))
+    actor, critic, rows = *_sizes(config, spec, std=False), config.batch_size
+    last = network(actor, rows, weights=True) + network(critic, rows, through=True)
+    return (config.policy_delay, step), (1, last)
 
 
 def iql(config: Any, spec: Spec) -> tuple[Stage, ...]:
@@ -243,8 +245,8 @@ def _critic_step(config: Any, spec: Spec, targets: int, std: bool = True) -> tup
     return network(actor, rows) + network(critic, rows, targets) + network(critic, rows, config.num_critics, weights=True)
 
 
-def _actor_step(config: Any, spec: Spec, rows: int, std: bool = True) -> tuple[Product, ...]:
-    actor, critic = _sizes(config, spec, std)
+def _actor_step(config: Any, spec: Spec, rows: int) -> tuple[Product, ...]:
+    actor, critic = _sizes(config, spec)
     return network(actor, rows, weights=True) + network(critic, rows, config.num_critics, through=True)
 
 
