@@ -190,8 +190,3 @@ def on(found: Sequence[Entry], task: str) -> list[Entry]:
 def short(value: Any) -> str:
     """A config's value for people."""
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def iqm(x: np.ndarray) -> float:
-    """IQM of scores [S], NaN if there are none."""
-    return float(statistics.iqm(x)) if len(x) else float("nan")

@@ -77,11 +77,12 @@ def _scores(found: Sequence[Entry]) -> pd.DataFrame:
     rows = []
     for entry in found:
         last, best = entry.last, entry.best
-        low, high = statistics.interval(last) if len(last) else (np.nan, np.nan)
+        low, high = statistics.interval(last)
         raw = " ".join(f"{x:.1f}" for x in last)
-        figures = {"IQM": entries.iqm(last), "low": float(low), "high": float(high), "best": entries.iqm(best)}
+        figures = {"IQM": statistics.iqm(last), "low": low, "high": high, "best": statistics.iqm(best)}
+        figures = {name: float(x) for name, x in figures.items()}
         if any(other.normalized is not None for other in found):
-            figures["normalised IQM"] = entries.iqm(entry.normalized_last)
+            figures["normalised IQM"] = float(statistics.iqm(entry.normalized_last))
         counts = {"step": int(entry.scores.index[-1]), "seeds": entry.scores.shape[1], "diverged": len(entry.dead)}
         rows.append({"task": entry.env, "agent": entry.label} | figures | counts | {"last of each seed": raw})
     return pd.DataFrame(rows)
@@ -131,7 +132,7 @@ def _chance(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[
 
 
 def _order(entry: Entry) -> float:
-    return entries.iqm(entry.last) if len(entry.last) else -np.inf
+    return float(statistics.iqm(entry.last)) if len(entry.last) else -np.inf
 
 
 def _differences(found: Sequence[Entry]) -> pd.DataFrame | None:

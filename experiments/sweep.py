@@ -263,10 +263,10 @@ def table(programs: Sequence[Program], out: Path) -> pd.DataFrame:
         for index, varied in enumerate(program.varied):
             x = frame[index][[seed for seed in frame[index].columns if (index, seed) not in dead]]
             last, best = (y.to_numpy() for y in (x.iloc[-1], x.min() if metric.endswith("/loss") else x.max()))
-            (low, high), count = statistics.interval(last) if len(last) else (np.nan, np.nan), len(frame[index].columns)
+            (low, high), count = statistics.interval(last), len(frame[index].columns)
             named = {"run": label(program.setup), **varied, "step": int(frame.index[-1]), "seeds": count}
-            figures = {"IQM": _iqm(last), "low": float(low), "high": float(high), "best": _iqm(best)}
-            rows.append(named | {"diverged": count - len(last)} | figures)
+            figures = {"IQM": statistics.iqm(last), "low": low, "high": high, "best": statistics.iqm(best)}
+            rows.append(named | {"diverged": count - len(last)} | {name: float(x) for name, x in figures.items()})
     return pd.DataFrame(rows)
 
 
@@ -387,7 +387,3 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:g}"
     return str(value)
-
-
-def _iqm(x: np.ndarray) -> float:
-    return float(statistics.iqm(x)) if len(x) else float("nan")

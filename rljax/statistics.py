@@ -9,16 +9,22 @@ from scipy import stats
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean [...] of scores [..., S]: the mean without the lowest and the highest quarter of the seeds."""
-    return stats.trim_mean(np.asarray(scores, float), 0.25, axis=-1)
+    """Interquartile mean [...] of scores [..., S]: the mean without the lowest and the highest quarter of the seeds.
+
+    NaN if there are no seeds.
+    """
+    scores = np.asarray(scores, float)
+    return stats.trim_mean(scores, 0.25, axis=-1) if scores.shape[-1] else np.full(scores.shape[:-1], np.nan)
 
 
 def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     """``(low, high)``, each [...]: percentile-bootstrap interval of the `iqm` of scores [..., S], from a fixed seed.
 
-    With one seed, or a non-finite score, both are the IQM itself.
+    With one seed, no seeds, or a non-finite score, both are the IQM itself.
     """
     scores = np.asarray(scores, float)
+    if not scores.shape[-1]:
+        return iqm(scores), iqm(scores)
     index = np.random.default_rng(0).integers(0, scores.shape[-1], (resamples, scores.shape[-1]))
     finite, centre = np.isfinite(scores).all(-1), iqm(scores)
     draws = iqm(np.where(finite[..., None], scores, 0.0)[..., index])

@@ -32,6 +32,10 @@ def test_iqm_of_few_seeds(scores, expected):
     np.testing.assert_allclose(statistics.iqm(np.array(scores)), expected)
 
 
+def test_no_seeds():
+    assert np.isnan(statistics.iqm(np.zeros(0))) and np.isnan(statistics.interval(np.zeros((3, 0)))).all()
+
+
 def test_leading_axes_are_free():
     """Scores [2, 3, S] give [2, 3], each as it would be alone, for the IQM and both ends of the interval."""
     scores = np.random.default_rng(0).normal(size=(2, 3, 9))
