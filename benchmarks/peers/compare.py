@@ -131,7 +131,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def started(peer: Peer, agent: str, options: argparse.Namespace) -> Iterator[Worker]:
     """The peer's process, which ends with the block."""
     threads = {f"{name}_NUM_THREADS": str(options.threads) for name in ("OMP", "MKL", "OPENBLAS")}
-    device = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_TRACEBACK_FILTERING": "off"}
+    device = {
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "JAX_TRACEBACK_FILTERING": "off",
+    }
     sizes = [text for name in SIZES for text in (f"--{name}", str(getattr(options, name)))]
     command = [peer.python, str(HERE / f"{peer.name}.py"), agent, "--clone", peer.clone, *sizes]
     env = os.environ | threads | device | {"NPROC": str(options.threads)}
