@@ -1,6 +1,6 @@
 """rejax' SAC on gymnax' pendulum, one update per env step, any number of seeds under one vmap.
 
-Needs jax, flax, optax, distrax and gymnax installed, and a clone of https://github.com/keraJLi/rejax.
+Needs jax, flax, optax, distrax and gymnax==0.0.9 installed, and a clone of https://github.com/keraJLi/rejax.
 """
 
 from __future__ import annotations
