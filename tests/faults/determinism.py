@@ -145,9 +145,9 @@ def same(first: dict, second: dict) -> str:
 
 
 def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """The largest relative one of two rows."""
+    """The largest of two rows, relative to their numbers but to no less than 1e-3."""
     names = [name for name in a if isinstance(a[name], float)]
-    return max((abs(a[x] - b[x]) / max(abs(a[x]), abs(b[x]), 1e-30) for x in names), default=0.0)
+    return max((abs(a[x] - b[x]) / max(abs(a[x]), abs(b[x]), 1e-3) for x in names), default=0.0)
 
 
 if __name__ == "__main__":

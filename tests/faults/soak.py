@@ -1,7 +1,7 @@
 """``python tests/faults/soak.py OUT --hours 2``: does a long run of SAC stay as it began?
 
 Trains with evaluations, checkpoints and logging, and notes every half minute the resident memory, the open files, the step and
-the processor time of the process, and how long checkpoints took. Writes OUT/soak.json and OUT/soak.png; the run is OUT/run.
+the processor time of the process, and how long checkpoints took. Writes OUT/soak.jsonl and OUT/soak.png; the run is OUT/run.
 """
 
 from __future__ import annotations
@@ -45,18 +45,20 @@ class Soak:
 def main() -> None:
     """Watch, then tell whether the last quarter is like the second."""
     soak = tyro.cli(Soak)
-    rows = watch(soak)
-    figures = {name: (mean(rows, name, 0.25, 0.5), mean(rows, name, 0.75, 1.0)) for name in SHOWN}
     soak.out.mkdir(parents=True, exist_ok=True)
-    (soak.out / "soak.json").write_text(json.dumps({"second_and_last_quarter": figures, "rows": rows}) + "\n")
+    watch(soak)
+    rows = store.read_rows(soak.out / "soak.jsonl")
+    for before, row in zip(rows, rows[1:], strict=False):
+        row["steps_per_cpu_s"] = (row["step"] - before["step"]) / (row["cpu_s"] - before["cpu_s"])
     draw(rows, soak.out / "soak.png")
-    for name, (early, late) in figures.items():
-        print(f"{SHOWN[name]}: {early:.4g} in the second quarter, {late:.4g} in the last")
+    for name, title in SHOWN.items():
+        print(
+            f"{title}: {mean(rows, name, 0.25, 0.5):.4g} in the second quarter, {mean(rows, name, 0.75, 1.0):.4g} in the last"
+        )
 
 
-def watch(soak: Soak) -> list[dict[str, Any]]:
-    """A row for each look, of a run in this process that is stopped as Ctrl-C does."""
-    rows: list[dict[str, Any]] = []
+def watch(soak: Soak) -> None:
+    """Write a row for each look at a run in this process, which is stopped in the end as Ctrl-C does."""
     took: list[float] = []
     process, begin, save = psutil.Process(), time.monotonic(), store.save
 
@@ -68,27 +70,23 @@ def watch(soak: Soak) -> list[dict[str, Any]]:
     def look() -> None:
         while time.monotonic() - begin < 3600 * soak.hours:
             time.sleep(soak.every)
-            rows.append(
-                {
-                    "hours": round((time.monotonic() - begin) / 3600, 4),
-                    "memory_mib": round(process.memory_info().rss / 2**20, 1),
-                    "files": process.num_fds(),
-                    "threads": process.num_threads(),
-                    "cpu_s": round(sum(process.cpu_times()[:2]), 1),
-                    "step": last_step(soak.out / "run" / "timing.jsonl"),
-                    "checkpoint_s": round(float(np.median(took)), 4) if took else None,
-                    "checkpoints": len(took),
-                }
-            )
+            row = {
+                "hours": round((time.monotonic() - begin) / 3600, 4),
+                "memory_mib": round(process.memory_info().rss / 2**20, 1),
+                "files": process.num_fds(),
+                "threads": process.num_threads(),
+                "cpu_s": round(sum(process.cpu_times()[:2]), 1),
+                "step": last_step(soak.out / "run" / "timing.jsonl"),
+                "checkpoints": len(took),
+                **({"checkpoint_s": round(float(np.median(took)), 4)} if took else {}),
+            }
+            store.append(soak.out / "soak.jsonl", store.encode(row))
             took.clear()
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=look, daemon=True).start()
     with mock.patch.object(store, "save", timed):
         cli.run([*RUN, "--out", str(soak.out / "run")])
-    for before, row in zip(rows, rows[1:], strict=False):
-        row["steps_per_cpu_s"] = round((row["step"] - before["step"]) / max(row["cpu_s"] - before["cpu_s"], 1e-9), 2)
-    return rows
 
 
 def last_step(path: Path) -> int:
@@ -100,14 +98,14 @@ def last_step(path: Path) -> int:
 def mean(rows: list[dict[str, Any]], name: str, start: float, end: float) -> float:
     """Over this part of the time."""
     part = rows[int(start * len(rows)) : int(end * len(rows))]
-    return float(np.mean([row[name] for row in part if row.get(name) is not None]))
+    return float(np.mean([row[name] for row in part if name in row]))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A curve for each figure."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     for axis, (name, title) in zip(figure.subplots(2, 2).flat, SHOWN.items(), strict=True):
-        x, y = zip(*((row["hours"], row[name]) for row in rows if row.get(name) is not None), strict=True)
+        x, y = zip(*((row["hours"], row[name]) for row in rows if name in row), strict=True)
         axis.plot(x, y)
         axis.set(title=title, xlabel="hours", ylim=(0, 1.2 * max(y)))
         axis.grid(alpha=0.3)
