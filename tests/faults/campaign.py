@@ -1,0 +1,580 @@
+"""Faults without end: ``python tests/faults/campaign.py``, which writes ``benchmarks/faults.json``.
+
+Runs of several kinds are killed, stopped, damaged and left without disk space, again and again. After each fault the same
+command must go on and end with the rows and parameters of a run that nothing happened to, or refuse with one sentence and
+exit code 2, touch nothing, and go on once what is broken is mended. Whatever else happens is a loss, and is listed with what
+repeats it: ``--only FAULT/SUBJECT --seed SEED``.
+
+All commands are processes of their own, forked from this one, which has imported rljax and computed nothing. The faults of a
+subject strike one run after the other until it is at its end; then it is held against the undisturbed one, and the next begins.
+Disk space and write permission are those of a small file system in memory; where that cannot be mounted, these faults are left
+out, and it is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot  # noqa: F401 - what commands import is imported once, here
+import orbax.checkpoint  # noqa: F401
+import tyro
+
+from rljax import store
+from rljax.experiments import cli, finetune, machine, report, sweep, train  # noqa: F401
+
+PATIENCE = 300.0  # seconds until a process that does not end is called hung
+TRIES = 4  # to place a fault, as a run may end before it
+PRIOR = {"wsrl/warmup": "wsrl/offline", "wsrl/online": "wsrl/warmup"}  # the phase before
+
+SMALL = """--seeds 2 --config.actor-width 8 --config.actor-depth 1 --config.critic-width 8 --config.critic-depth 1
+    --config.batch-size 8"""
+TUNING = "--eval-every 500 --eval-episodes 1 --offline-steps 3000 --warmup 4000 --steps 7000 --config.num-critics 2"
+MODEL = """--config.size.width 16 --config.size.hidden 16 --config.size.groups 4 --config.size.classes 4 --config.starts 8
+    --config.size.actor-width 16 --config.size.critic-width 16 --config.length 8 --config.every 8 --config.warmup 800"""
+STUDY = """
+from rljax.experiments.sweep import Run
+
+TINY = {"actor_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 500}
+COUNTS = {"steps": 4_000, "eval_every": 500, "eval_episodes": 1}
+RUNS = [Run("sac", "pendulum", config=TINY, grid={"critic_width": [8, 16], "actor_lr": [1e-4, 1e-3]}, **COUNTS)]
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Let faults happen to runs of several kinds, and say which were survived."""
+
+    faults: int = 200  # how many at the least
+    seed: int = 0  # of what happens when
+    out: Path | None = Path("benchmarks/faults.json")  # the counts
+    only: str = "/"  # FAULT/SUBJECT, a part of either, such as kill/ or /wsrl or disk-full/sac
+
+
+class Lost(Exception):
+    """A run did not go on as it must."""
+
+
+class Subject(NamedTuple):
+    """Arguments of a command without --out, and the phase in which faults must strike, if it has several."""
+
+    name: str
+    line: str
+    phase: str = ""
+
+
+class Whole(NamedTuple):
+    """What an undisturbed run has given: metrics and hashes of parameters by folder, and how many seconds it took."""
+
+    rows: dict[Path, bytes]
+    hashes: str
+    seconds: float
+
+
+class Run(NamedTuple):
+    """A run in ``disk/run`` that faults happen to; ``base`` is the folder that it begins as, if there is one."""
+
+    subject: Subject
+    disk: Path
+    log: Path
+    whole: Whole
+    base: Path | None = None
+
+    @property
+    def out(self) -> Path:
+        """Its folder."""
+        return self.disk / "run"
+
+    def launch(self, skewed: bool = False, name: str = "log") -> BaseProcess:
+        """The process of its command."""
+        return launch([*self.subject.line.split(), "--out", str(self.out)], self.log / name, skewed)
+
+    def renew(self) -> None:
+        """Begin anew."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if self.base is not None:
+            shutil.copytree(self.base, self.out)
+
+    def size(self) -> int:
+        """Bytes of all rows there are."""
+        return sum((self.out / name).stat().st_size for name in self.whole.rows if (self.out / name).exists())
+
+    def writes(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return any(next((self.out / name).parent.glob("checkpoints/*.part"), None) for name in self.whole.rows)
+
+    def where(self) -> tuple[int, str]:
+        """Step and phase of the last row, of the folder that has come last."""
+        for name in reversed(self.whole.rows):
+            with contextlib.suppress(IndexError, OSError):
+                row = json.loads((self.out / name).read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] or b"0")
+                if row:
+                    return row["step"], row["phase"]
+        return 0, self.subject.phase
+
+    def over(self) -> bool:
+        """Whether nothing is left that a fault could strike."""
+        return self.size() >= sum(map(len, self.whole.rows.values())) or self.misses()
+
+    def misses(self) -> bool:
+        """Whether it is in another phase than faults must strike in."""
+        return bool(self.subject.phase) and self.where()[1] != self.subject.phase
+
+    def require_prefix(self) -> None:
+        """Raise `Lost` unless all whole rows are those of the undisturbed run."""
+        for name, rows in self.whole.rows.items():
+            have = (self.out / name).read_bytes() if (self.out / name).exists() else b""
+            if not rows.startswith(have[: have.rfind(b"\n") + 1]):
+                raise Lost(f"rows of {name} are not those of the undisturbed run")
+
+    def require_same(self) -> None:
+        """Let it come to its end, and raise `Lost` unless all rows and parameters are those of the undisturbed run."""
+        require(self, ended(self.launch()), 0)
+        if metrics(self.out) != self.whole.rows:
+            raise Lost("rows are not those of the undisturbed run")
+        if hashes(self.out, self.whole.rows, self.log) != self.whole.hashes:
+            raise Lost("parameters are not those of the undisturbed run")
+
+
+def launch(args: list[str], log: Path, skewed: bool = False) -> BaseProcess:
+    """The process of ``rljax`` with these arguments; what it prints goes to ``log`` and ``log.err``."""
+    return fork(partial(_command, args, skewed), log)
+
+
+def fork(work: Callable[[], None], log: Path) -> BaseProcess:
+    """A process that does ``work``."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(work, log), daemon=True)
+    process.start()
+    return process
+
+
+def _child(work: Callable[[], None], log: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number, path in ((1, log), (2, log.with_suffix(".err"))):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    work()
+
+
+def _command(args: list[str], skewed: bool) -> None:
+    sys.argv = ["rljax", *args]
+    if skewed:
+        now, now_ns, draw = time.time, time.time_ns, random.Random(0)
+        time.time = lambda: now() - draw.choice((0, 3_600, 86_400))
+        time.time_ns = lambda: now_ns() - draw.choice((0, 3_600, 86_400)) * 10**9
+    cli.main()
+
+
+def ended(process: BaseProcess) -> int | None:
+    """The exit code, once there is one; None of a process that had to be killed as it hung."""
+    process.join(PATIENCE)
+    if not process.is_alive():
+        return process.exitcode
+    killed(process)
+    return None
+
+
+def killed(process: BaseProcess) -> None:
+    """Kill it and wait for its end."""
+    process.kill()
+    process.join()
+
+
+def wait(process: BaseProcess, condition: Callable[[], bool]) -> bool:
+    """Whether the condition came to hold while the process lived."""
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive() and time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def require(run: Run, code: int | None, *codes: int, name: str = "log") -> None:
+    """Raise `Lost` unless the process ended with one of these codes, after a single sentence if it is 2."""
+    said = (run.log / name).with_suffix(".err").read_text(errors="replace")
+    last = f"it said: {said[-2_000:]}"
+    if code not in codes:
+        raise Lost(f"exit code {'none, it hung' if code is None else code}; {last}")
+    if "Traceback" in said:
+        raise Lost(f"a traceback; {last}")
+    if code == 2 and not (said.startswith("rljax: error: ") and said.count("\n") == 1):
+        raise Lost(f"no single sentence; {last}")
+
+
+def metrics(out: Path) -> dict[Path, bytes]:
+    """The rows of all run folders, those of the part that comes first before the others."""
+    found = {path.relative_to(out): path.read_bytes() for path in out.rglob("metrics.jsonl")}
+    return dict(sorted(found.items(), key=lambda item: (-len(item[0].parts), item[0])))
+
+
+def hashes(out: Path, names: Mapping[Path, bytes], log: Path) -> str:
+    """Hashes of the parameters in all run folders."""
+
+    def show() -> None:
+        print([store.digest(train.load((out / name).parent).state) for name in names])
+
+    code = ended(fork(show, log / "hashes"))
+    return (log / "hashes").read_text() if code == 0 else f"unreadable: {(log / 'hashes.err').read_text()}"
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Digests of all files."""
+    return {str(path): store.file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# Moments: they return True at theirs, and False if the process has ended before.
+
+
+def anytime(run: Run, process: BaseProcess, rng: random.Random) -> bool:
+    """While it starts, or a while after its next row."""
+    before, seconds = run.size(), rng.uniform(0, 1)
+    if rng.random() < 0.3:
+        seconds = rng.uniform(0.05, run.whole.seconds / 2)
+    elif not wait(process, lambda: run.size() != before):
+        return False
+    until = time.monotonic() + seconds
+    return wait(process, lambda: time.monotonic() > until)
+
+
+def writing(run: Run, process: BaseProcess, rng: random.Random) -> bool:
+    """While a checkpoint is being written."""
+    while wait(process, run.writes):
+        time.sleep(rng.uniform(0, 0.1))
+        if run.writes():
+            return True
+    return False
+
+
+# Faults: they return what became of the command, "survived" or "refused", or None if the run was at its end before.
+
+
+def stopped(
+    run: Run, rng: random.Random, moment: Callable[..., bool], signals: tuple[int, ...], skewed: bool = False
+) -> str | None:
+    """It is killed or stopped by signals."""
+    process = run.launch(skewed)
+    if not moment(run, process, rng) or run.misses():
+        killed(process)
+        return None
+    for number in signals:
+        if process.is_alive():
+            os.kill(process.pid or 0, number)
+        time.sleep(rng.uniform(0, 0.2))
+    require(run, ended(process), *((-signal.SIGKILL,) if signal.SIGKILL in signals else (0, 130, -signal.SIGTERM)))
+    return "survived"
+
+
+def disk_full(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str | None:
+    """The disk is full, or nearly, until the command gives up."""
+    process, ballast = run.launch(), run.disk / "ballast"
+    if not moment(run, process, rng) or run.misses():
+        killed(process)
+        return None
+    leave = rng.choice((0, rng.randrange(1, 64))) * 4_096
+    try:
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(run.disk).free - leave))
+        code = ended(process)
+    finally:
+        ballast.unlink()
+    require(run, code, 0, 2)
+    return "survived"
+
+
+def damaged(run: Run, rng: random.Random, damage: Callable[[bytes, random.Random], bytes]) -> str | None:
+    """A file of the newest checkpoint is damaged; whether the run can still be shown is asked at once."""
+    newest = [max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)) for folder in begun(run)]
+    files = [path for folder in newest for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    path = rng.choice(files)
+    path.write_bytes(damage(path.read_bytes(), rng))
+    folder = next(folder for folder in newest if folder in path.parents).parent.parent
+    require(run, ended(launch(["show", str(folder), "--params-hash"], run.log / "log")), 0, 2)
+    return "survived"
+
+
+def begun(run: Run) -> list[Path]:
+    """The folders of checkpoints, after so long that one is whole."""
+    if not any(run.out.rglob("checkpoints/*/manifest.json")):
+        process = run.launch()
+        wait(process, lambda: any(run.out.rglob("checkpoints/*/manifest.json")))
+        killed(process)
+    return [folder for folder in run.out.rglob("checkpoints") if any(path.name.isdigit() for path in folder.iterdir())]
+
+
+def truncated(data: bytes, rng: random.Random) -> bytes:
+    """Its beginning."""
+    return data[: rng.randrange(len(data))]
+
+
+def zeroed(data: bytes, rng: random.Random) -> bytes:
+    """Zeros."""
+    return bytes(len(data))
+
+
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    """One byte is another."""
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :]
+
+
+def cut(run: Run, rng: random.Random) -> str | None:
+    """Rows are cut in the middle of a line: those that are newer than the checkpoint are made again, or else it refuses."""
+    begun(run)
+    path = rng.choice([path for path in run.out.rglob("metrics.jsonl") if path.stat().st_size])
+    rows = path.read_bytes()
+    path.write_bytes(left := rows[: rng.choice([at for at in range(1, len(rows)) if rows[at - 1 : at] != b"\n"])])
+    before, process = tree(path.parent), run.launch()
+    if wait(process, lambda: path.read_bytes() != left):  # it goes on
+        killed(process)
+        return "survived"
+    require(run, code := ended(process), 0, 2)
+    if code == 2:
+        require_untouched(path.parent, before)
+        path.write_bytes(rows)
+    return "refused" if code else "survived"
+
+
+def read_only(run: Run, rng: random.Random) -> str:
+    """The folder cannot be written."""
+    before = tree(run.out)
+    mount("remount,ro", run.disk)
+    try:
+        code = ended(run.launch())
+    finally:
+        mount("remount,rw", run.disk)
+    require(run, code, 2)
+    require_untouched(run.out, before)
+    return "refused"
+
+
+def two(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str | None:
+    """A second process is given the same command: it is refused, or leaves to the other one what that one does."""
+    first = run.launch()
+    if not moment(run, first, rng) or run.misses():
+        killed(first)
+        return None
+    code = ended(second := run.launch(name="second"))
+    first.terminate()
+    require(run, code, 0, 2, name="second")
+    codes = (code, ended(first))
+    require(run, codes[1], 0, 130, -signal.SIGTERM, *((2,) if code == 0 else ()))
+    return "refused" if second.exitcode else "survived"
+
+
+def require_untouched(folder: Path, before: dict[str, str]) -> None:
+    """Raise `Lost` unless all files are as before."""
+    now = tree(folder)
+    if changed := sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name)):
+        raise Lost(f"it refused and touched {', '.join(changed)}")
+
+
+SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "ctrl-c": signal.SIGINT}
+MOMENTS = {"": anytime, "-in-write": writing}
+FAULTS: dict[str, Callable[[Run, random.Random], str | None]] = {
+    **{kind + at: partial(stopped, moment=MOMENTS[at], signals=(SIGNALS[kind],)) for kind in SIGNALS for at in MOMENTS},
+    "ctrl-c-twice": partial(stopped, moment=writing, signals=(signal.SIGINT, signal.SIGINT)),
+    "clock-back": partial(stopped, moment=anytime, signals=(signal.SIGTERM,), skewed=True),
+    **{f"disk-full{at}": partial(disk_full, moment=MOMENTS[at]) for at in MOMENTS},
+    **{f"checkpoint-{damage.__name__}": partial(damaged, damage=damage) for damage in (truncated, zeroed, flipped)},
+    "metrics-cut": cut,
+    "read-only": read_only,
+    "two-processes": partial(two, moment=anytime),
+}
+
+MOUNTED = ("disk-full", "disk-full-in-write", "read-only")
+
+
+def subjects(work: Path) -> list[Subject]:
+    """What faults happen to."""
+    (work / "study.py").write_text(STUDY)
+    data = f"--data {work / 'random.hdf5'}"
+    phases = [
+        Subject(f"wsrl/{x}", f"finetune wsrl pendulum {SMALL} {TUNING} {data}", x) for x in ("offline", "warmup", "online")
+    ]
+    return [
+        Subject("sac", f"train sac pendulum {SMALL} --steps 6000 --eval-every 500 --eval-episodes 1 --config.warmup 1000"),
+        Subject("iql", f"train iql --eval none {SMALL} --steps 8000 --eval-every 500 {data} --action-low -2 --action-high 2"),
+        *phases,
+        Subject("sqirl", "train sqirl tabular/trap?k=3 --seeds 2 --eval-episodes 1"),
+        Subject("drama", f"train drama recall?horizon=20 {MODEL} --steps 4000 --eval-every 400 --eval-episodes 1"),
+        Subject("sweep", f"sweep {work / 'study.py'}"),
+    ]
+
+
+def mount(options: str, folder: Path) -> bool:
+    """Whether a small file system in memory could be mounted, or mounted in another way."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@contextlib.contextmanager
+def disk(work: Path) -> Iterator[tuple[Path, bool]]:
+    """A folder for runs, and whether it is a file system of its own, of 64 MiB."""
+    folder = work / "disk"
+    folder.mkdir()
+    mounted = mount("size=64m", folder)
+    try:
+        yield folder, mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def undisturbed(subject: Subject, disk: Path, log: Path) -> Whole:
+    """What the subject's command gives when nothing happens; the second of two runs, as the first one compiles."""
+    bare = Run(subject, disk, log, Whole({}, "", 0.0))
+    for _ in range(2):
+        bare.renew()
+        begin = time.monotonic()
+        require(bare, ended(bare.launch()), 0)
+    seconds, rows = time.monotonic() - begin, metrics(bare.out)
+    found = hashes(bare.out, rows, log)
+    bare.renew()
+    return Whole(rows, found, seconds)
+
+
+def based(run: Run, bases: dict[str, Path], work: Path) -> Run:
+    """``run`` from where its phase begins: it goes on from the phase before until then, and is stopped."""
+    name = run.subject.name
+    if name not in PRIOR:
+        return run
+    if name not in bases:
+        prior = Subject(PRIOR[name], run.subject.line, PRIOR[name].partition("/")[2])
+        before = based(run._replace(subject=prior), bases, work)
+        before.renew()
+        process = before.launch()
+        wait(process, lambda: run.where()[1] == run.subject.phase)
+        process.terminate()
+        require(run, ended(process), 130)
+        bases[name] = Path(shutil.copytree(run.out, work / f"base-{run.subject.phase}"))
+    return run._replace(base=bases[name])
+
+
+class Outcome(NamedTuple):
+    """What became of a fault: "survived", "refused" or "lost"; the seed that repeats it, and why it was lost."""
+
+    subject: str
+    fault: str
+    seed: int
+    became: str
+    why: str = ""
+
+
+def strikes(run: Run, faults: list[str], seed: int, say: Callable[[str], None]) -> Iterator[list[Outcome]]:
+    """The outcomes of these faults, whenever a run has come to its end; what shares a lost run is lost with it, or not told."""
+    name, struck = run.subject.name, []
+    run.renew()
+    for fault in [*faults, ""]:
+        rng = random.Random(f"{fault} {name} {seed}")
+        for _ in range(TRIES):
+            try:
+                if run.over() or not fault:
+                    run.require_same()
+                    yield struck
+                    struck = []
+                    run.renew()
+                became = FAULTS[fault](run, rng) if fault else "ended"
+                run.require_prefix()
+            except Lost as error:
+                lost = [one._replace(became="lost", why=str(error)) for one in struck] if run.over() or not fault else []
+                yield [*lost, *([Outcome(name, fault, seed, "lost", str(error))] if fault else [])]
+                struck, became = [], "lost"
+                run.renew()
+            if became is not None:
+                break
+        if fault and became in ("survived", "refused"):
+            struck.append(Outcome(name, fault, seed, became))
+        if fault:
+            say(f"{name} {fault}: {became or 'could not be placed'} at step {run.where()[0]}, {run.where()[1]}")
+
+
+def campaign(options: Options, say: Callable[[str], None]) -> list[Outcome]:
+    """All outcomes; they are written as they come."""
+    begin, outcomes, bases = time.monotonic(), [], {}
+    with tempfile.TemporaryDirectory() as name, disk(Path(name)) as (folder, mounted):
+        work = Path(name)
+        versions = prepared(work)
+        cells = chosen(options, subjects(work), mounted)
+        skipped = [] if mounted else list(MOUNTED)
+        if skipped:
+            say(f"{', '.join(skipped)}: left out, as no file system can be mounted here")
+        wholes: dict[str, Whole] = {}
+        for number in range(-(-options.faults // max(1, sum(map(len, cells.values()))))):
+            for subject, faults in cells.items():
+                if subject.line not in wholes:
+                    wholes[subject.line] = undisturbed(subject, folder, work)
+                    say(f"{subject.name}: undisturbed, {wholes[subject.line].seconds:.0f} s")
+                run = based(Run(subject, folder, work, wholes[subject.line]), bases, work)
+                random.Random(f"{subject.name} {options.seed + number}").shuffle(faults)
+                for struck in strikes(run, faults, options.seed + number, say):
+                    outcomes += [one._replace(why=one.why.replace(name, "")) for one in struck]
+                    if options.out is not None:
+                        written = summary(outcomes, time.monotonic() - begin, skipped)
+                        store.write_json(options.out, written | {"versions": versions})
+    return outcomes
+
+
+def prepared(work: Path) -> dict[str, Any]:
+    """The versions of what is tested; makes the data set, and lets all processes share their compiled programs."""
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_disable_most_optimizations", True)
+    made = launch(f"collect pendulum --kinds random --steps 1000 --out {work}".split(), work / "log")
+    told = fork(lambda: print(json.dumps(machine.versions())), work / "versions")
+    if (ended(made), ended(told)) != (0, 0):
+        raise SystemExit((work / "log.err").read_text() + (work / "versions.err").read_text())
+    found: dict[str, Any] = json.loads((work / "versions").read_text())
+    return found
+
+
+def chosen(options: Options, subjects: list[Subject], mounted: bool) -> dict[Subject, list[str]]:
+    """The faults of each subject that are asked for and possible."""
+    fault, _, name = options.only.partition("/")
+    faults = [kind for kind in FAULTS if kind.startswith(fault) and (mounted or kind not in MOUNTED)]
+    return {subject: list(faults) for subject in subjects if subject.name.startswith(name)}
+
+
+def summary(outcomes: list[Outcome], seconds: float, skipped: list[str]) -> dict[str, Any]:
+    """The counts for each subject and fault, all losses, and what was left out."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for one in outcomes:
+        row = counts.setdefault(one.subject, {}).setdefault(
+            one.fault, dict.fromkeys(("tried", "survived", "refused", "lost"), 0)
+        )
+        row["tried"] += 1
+        row[one.became] += 1
+    lost = [one._asdict() for one in outcomes if one.became == "lost"]
+    total = {"faults": len(outcomes), "lost": len(lost), "minutes": round(seconds / 60, 1), "left_out": skipped}
+    return total | {"counts": counts, "losses": lost}
+
+
+def main(options: Options) -> int:
+    """0 if nothing was lost."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and leave nothing mounted
+    outcomes = campaign(options, partial(print, flush=True))
+    lost = [one for one in outcomes if one.became == "lost"]
+    for one in lost:
+        print(f"lost: --only {one.fault}/{one.subject} --seed {one.seed}: {one.why}")
+    print(f"{len(outcomes)} faults, {len(lost)} lost")
+    return 1 if lost or not outcomes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
