@@ -16,6 +16,8 @@ import math
 import os
 import re
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,8 @@ import numpy as np
 from rljax.base import InputError
 
 PyTree = Any
+
+JOIN_SECONDS = 10.0  # that the threads of a write that failed get to end
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -299,16 +303,21 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what orbax and its threads log of errors that it also raises, some when their futures are collected."""
-    before = logging.root.manager.disable
+    """Without what orbax and its threads print of a failure or an interrupt, which is raised once they have ended."""
+    before, disabled, hook = threading.enumerate(), logging.root.manager.disable, sys.unraisablehook
     logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
     try:
         yield
-    except (OSError, ValueError):
+    except BaseException:
+        for thread in threading.enumerate():
+            if thread not in before:
+                thread.join(JOIN_SECONDS)
         gc.collect()
         raise
     finally:
-        logging.disable(before)
+        logging.disable(disabled)
+        sys.unraisablehook = hook
 
 
 def _steps(folder: Path) -> Sequence[int]:

@@ -14,10 +14,12 @@ out, and it is said.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -40,19 +42,20 @@ from rljax import store
 from rljax.experiments import cli, finetune, machine, report, sweep, train  # noqa: F401
 
 PATIENCE = 300.0  # seconds until a process that does not end is called hung
+STARTING = 10.0  # seconds in which a process starts, or more
 TRIES = 4  # to place a fault, as a run may end before it
 PRIOR = {"wsrl/warmup": "wsrl/offline", "wsrl/online": "wsrl/warmup"}  # the phase before
 
 SMALL = """--seeds 2 --config.actor-width 8 --config.actor-depth 1 --config.critic-width 8 --config.critic-depth 1
     --config.batch-size 8"""
-TUNING = "--eval-every 500 --eval-episodes 1 --offline-steps 3000 --warmup 4000 --steps 7000 --config.num-critics 2"
+TUNING = "--eval-every 500 --eval-episodes 1 --offline-steps 2000 --warmup 2000 --steps 4000 --config.num-critics 2"
 MODEL = """--config.size.width 16 --config.size.hidden 16 --config.size.groups 4 --config.size.classes 4 --config.starts 8
     --config.size.actor-width 16 --config.size.critic-width 16 --config.length 8 --config.every 8 --config.warmup 800"""
 STUDY = """
 from rljax.experiments.sweep import Run
 
-TINY = {"actor_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 500}
-COUNTS = {"steps": 4_000, "eval_every": 500, "eval_episodes": 1}
+TINY = {"actor_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 1_000}
+COUNTS = {"steps": 3_000, "eval_every": 500, "eval_episodes": 1}
 RUNS = [Run("sac", "pendulum", config=TINY, grid={"critic_width": [8, 16], "actor_lr": [1e-4, 1e-3]}, **COUNTS)]
 """
 
@@ -80,11 +83,10 @@ class Subject(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """What an undisturbed run has given: metrics and hashes of parameters by folder, and how many seconds it took."""
+    """What an undisturbed run has given: the bytes of its rows by file, and hashes of its parameters."""
 
     rows: dict[Path, bytes]
     hashes: str
-    seconds: float
 
 
 class Run(NamedTuple):
@@ -199,8 +201,9 @@ def wait(process: BaseProcess, condition: Callable[[], bool]) -> bool:
     """Whether the condition came to hold while the process lived."""
     deadline = time.monotonic() + PATIENCE
     while process.is_alive() and time.monotonic() < deadline:
-        if condition():
-            return True
+        with contextlib.suppress(FileNotFoundError):  # what is looked at changes
+            if condition():
+                return True
         time.sleep(0.001)
     return False
 
@@ -208,7 +211,8 @@ def wait(process: BaseProcess, condition: Callable[[], bool]) -> bool:
 def require(run: Run, code: int | None, *codes: int, name: str = "log") -> None:
     """Raise `Lost` unless the process ended with one of these codes, after a single sentence if it is 2."""
     said = (run.log / name).with_suffix(".err").read_text(errors="replace")
-    last = f"it said: {said[-2_000:]}"
+    said = re.sub("the checkpoint of step .* trying the one before it\n", "", said)
+    last = f"it said: {said[:600]} ... {said[-600:]}"
     if code not in codes:
         raise Lost(f"exit code {'none, it hung' if code is None else code}; {last}")
     if "Traceback" in said:
@@ -245,7 +249,7 @@ def anytime(run: Run, process: BaseProcess, rng: random.Random) -> bool:
     """While it starts, or a while after its next row."""
     before, seconds = run.size(), rng.uniform(0, 1)
     if rng.random() < 0.3:
-        seconds = rng.uniform(0.05, run.whole.seconds / 2)
+        seconds = rng.uniform(0.05, STARTING)
     elif not wait(process, lambda: run.size() != before):
         return False
     until = time.monotonic() + seconds
@@ -299,7 +303,7 @@ def disk_full(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str 
 
 def damaged(run: Run, rng: random.Random, damage: Callable[[bytes, random.Random], bytes]) -> str | None:
     """A file of the newest checkpoint is damaged; whether the run can still be shown is asked at once."""
-    newest = [max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)) for folder in begun(run)]
+    newest = begun(run)
     files = [path for folder in newest for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
     path = rng.choice(files)
     path.write_bytes(damage(path.read_bytes(), rng))
@@ -309,12 +313,17 @@ def damaged(run: Run, rng: random.Random, damage: Callable[[bytes, random.Random
 
 
 def begun(run: Run) -> list[Path]:
-    """The folders of checkpoints, after so long that one is whole."""
-    if not any(run.out.rglob("checkpoints/*/manifest.json")):
+    """The newest checkpoint of each folder, after so long that there is one."""
+
+    def newest() -> list[Path]:
+        found = [list((run.out / name).parent.glob("checkpoints/*[0-9]/manifest.json")) for name in run.whole.rows]
+        return [max((path.parent for path in paths), key=lambda path: int(path.name)) for paths in found if paths]
+
+    if not newest():
         process = run.launch()
-        wait(process, lambda: any(run.out.rglob("checkpoints/*/manifest.json")))
+        wait(process, lambda: bool(newest()))
         killed(process)
-    return [folder for folder in run.out.rglob("checkpoints") if any(path.name.isdigit() for path in folder.iterdir())]
+    return newest()
 
 
 def truncated(data: bytes, rng: random.Random) -> bytes:
@@ -408,12 +417,12 @@ def subjects(work: Path) -> list[Subject]:
         Subject(f"wsrl/{x}", f"finetune wsrl pendulum {SMALL} {TUNING} {data}", x) for x in ("offline", "warmup", "online")
     ]
     return [
-        Subject("sac", f"train sac pendulum {SMALL} --steps 6000 --eval-every 500 --eval-episodes 1 --config.warmup 1000"),
-        Subject("iql", f"train iql --eval none {SMALL} --steps 8000 --eval-every 500 {data} --action-low -2 --action-high 2"),
-        *phases,
+        Subject("sac", f"train sac pendulum {SMALL} --steps 3000 --eval-every 500 --eval-episodes 1 --config.warmup 1000"),
+        Subject("iql", f"train iql --eval none {SMALL} --steps 6000 --eval-every 1000 {data} --action-low -2 --action-high 2"),
         Subject("sqirl", "train sqirl tabular/trap?k=3 --seeds 2 --eval-episodes 1"),
-        Subject("drama", f"train drama recall?horizon=20 {MODEL} --steps 4000 --eval-every 400 --eval-episodes 1"),
+        Subject("drama", f"train drama recall?horizon=20 {MODEL} --steps 3200 --eval-every 400 --eval-episodes 1"),
         Subject("sweep", f"sweep {work / 'study.py'}"),
+        *phases,
     ]
 
 
@@ -437,16 +446,12 @@ def disk(work: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def undisturbed(subject: Subject, disk: Path, log: Path) -> Whole:
-    """What the subject's command gives when nothing happens; the second of two runs, as the first one compiles."""
-    bare = Run(subject, disk, log, Whole({}, "", 0.0))
-    for _ in range(2):
-        bare.renew()
-        begin = time.monotonic()
-        require(bare, ended(bare.launch()), 0)
-    seconds, rows = time.monotonic() - begin, metrics(bare.out)
-    found = hashes(bare.out, rows, log)
+    """What the subject's command gives when nothing happens."""
+    bare = Run(subject, disk, log, Whole({}, ""))
     bare.renew()
-    return Whole(rows, found, seconds)
+    require(bare, ended(bare.launch()), 0)
+    rows = metrics(bare.out)
+    return Whole(rows, hashes(bare.out, rows, log))
 
 
 def based(run: Run, bases: dict[str, Path], work: Path) -> Run:
@@ -519,7 +524,7 @@ def campaign(options: Options, say: Callable[[str], None]) -> list[Outcome]:
             for subject, faults in cells.items():
                 if subject.line not in wholes:
                     wholes[subject.line] = undisturbed(subject, folder, work)
-                    say(f"{subject.name}: undisturbed, {wholes[subject.line].seconds:.0f} s")
+                    say(f"{subject.name}: undisturbed, {sum(map(len, wholes[subject.line].rows.values()))} bytes of rows")
                 run = based(Run(subject, folder, work, wholes[subject.line]), bases, work)
                 random.Random(f"{subject.name} {options.seed + number}").shuffle(faults)
                 for struck in strikes(run, faults, options.seed + number, say):
@@ -532,6 +537,9 @@ def campaign(options: Options, say: Callable[[str], None]) -> list[Outcome]:
 
 def prepared(work: Path) -> dict[str, Any]:
     """The versions of what is tested; makes the data set, and lets all processes share their compiled programs."""
+    for agent in ("sac", "iql", "calql", "wsrl", "sqirl", "drama"):
+        cli.find_agent(agent)
+    gc.freeze()
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
