@@ -39,6 +39,7 @@ import orbax.checkpoint  # noqa: F401
 import tyro
 
 from rljax import store
+from rljax.base import InputError
 from rljax.experiments import cli, finetune, machine, report, sweep, train  # noqa: F401
 
 PATIENCE = 300.0  # seconds until a process that does not end is called hung
@@ -152,6 +153,10 @@ class Run(NamedTuple):
             raise Lost("rows are not those of the undisturbed run")
         if hashes(self.out, self.whole.rows, self.log) != self.whole.hashes:
             raise Lost("parameters are not those of the undisturbed run")
+        for name in self.whole.rows:
+            store.read_rows((self.out / name).with_name("timing.jsonl"))
+        if self.writes():
+            raise Lost("half a checkpoint is left")
 
 
 def launch(args: list[str], log: Path, skewed: bool = False) -> BaseProcess:
@@ -496,7 +501,7 @@ def strikes(run: Run, faults: list[str], seed: int, say: Callable[[str], None]) 
                     run.renew()
                 became = FAULTS[fault](run, rng) if fault else "ended"
                 run.require_prefix()
-            except Lost as error:
+            except (Lost, InputError) as error:
                 lost = [one._replace(became="lost", why=str(error)) for one in struck] if run.over() or not fault else []
                 yield [*lost, *([Outcome(name, fault, seed, "lost", str(error))] if fault else [])]
                 struck, became = [], "lost"
