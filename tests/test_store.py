@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 import jax
@@ -154,6 +156,14 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, intact, capfd
         store.save(run, 3, {"agent": step_tree(3)}, {"iteration": 3, "pending": "x" * 2_000})
     assert names(run) == ["1", "2"] and store.newest(run, pytest.fail)[0] == 2
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_clock_that_is_set_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """Back and forth by days: it is written, and found by its number."""
+    now, hours = time.time, itertools.cycle((0, -48, 72))
+    monkeypatch.setattr(time, "time", lambda: now() + 3_600 * next(hours))
+    saved(tmp_path, 1, 2, 3)
+    assert names(tmp_path) == ["2", "3"] and store.newest(tmp_path, pytest.fail) == (3, {"iteration": 3})
 
 
 def test_half_a_line_is_dropped(tmp_path):

@@ -122,14 +122,18 @@ class Run(NamedTuple):
         """Whether a checkpoint is being written."""
         return any(next((self.out / name).parent.glob("checkpoints/*.part"), None) for name in self.whole.rows)
 
-    def where(self) -> tuple[int, str]:
-        """Step and phase of the last row, of the folder that has come last."""
+    def last(self) -> dict[str, Any]:
+        """The last whole row of the folder that has come last."""
         for name in reversed(self.whole.rows):
-            with contextlib.suppress(IndexError, OSError):
-                row = json.loads((self.out / name).read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] or b"0")
-                if row:
-                    return row["step"], row["phase"]
-        return 0, self.subject.phase
+            lines = (self.out / name).read_bytes().split(b"\n") if (self.out / name).exists() else []
+            if len(lines) > 1:
+                row: dict[str, Any] = json.loads(lines[-2])
+                return row
+        return {}
+
+    def step(self) -> int:
+        """How far it is."""
+        return int(self.last().get("step", 0))
 
     def over(self) -> bool:
         """Whether nothing is left that a fault could strike."""
@@ -137,7 +141,7 @@ class Run(NamedTuple):
 
     def misses(self) -> bool:
         """Whether it is in another phase than faults must strike in."""
-        return bool(self.subject.phase) and self.where()[1] != self.subject.phase
+        return bool(self.subject.phase) and self.last().get("phase", "offline") != self.subject.phase
 
     def require_prefix(self) -> None:
         """Raise `Lost` unless all whole rows are those of the undisturbed run."""
@@ -273,13 +277,20 @@ def writing(run: Run, process: BaseProcess, rng: random.Random) -> bool:
 # Faults: they return what became of the command, "survived" or "refused", or None if the run was at its end before.
 
 
+def launched(run: Run, rng: random.Random, moment: Callable[..., bool], skewed: bool = False) -> BaseProcess | None:
+    """The process of the run at that moment; None if it was at its end before, or is in another phase."""
+    process = run.launch(skewed)
+    if moment(run, process, rng) and not run.misses():
+        return process
+    killed(process)
+    return None
+
+
 def stopped(
     run: Run, rng: random.Random, moment: Callable[..., bool], signals: tuple[int, ...], skewed: bool = False
 ) -> str | None:
     """It is killed or stopped by signals."""
-    process = run.launch(skewed)
-    if not moment(run, process, rng) or run.misses():
-        killed(process)
+    if (process := launched(run, rng, moment, skewed)) is None:
         return None
     for number in signals:
         if process.is_alive():
@@ -291,11 +302,9 @@ def stopped(
 
 def disk_full(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str | None:
     """The disk is full, or nearly, until the command gives up."""
-    process, ballast = run.launch(), run.disk / "ballast"
-    if not moment(run, process, rng) or run.misses():
-        killed(process)
+    if (process := launched(run, rng, moment)) is None:
         return None
-    leave = rng.choice((0, rng.randrange(1, 64))) * 4_096
+    ballast, leave = run.disk / "ballast", rng.choice((0, rng.randrange(1, 64))) * 4_096
     try:
         with contextlib.suppress(OSError), ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(run.disk).free - leave))
@@ -309,8 +318,9 @@ def disk_full(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str 
 def damaged(run: Run, rng: random.Random, damage: Callable[[bytes, random.Random], bytes]) -> str | None:
     """A file of the newest checkpoint is damaged; whether the run can still be shown is asked at once."""
     newest = begun(run)
-    files = [path for folder in newest for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
-    path = rng.choice(files)
+    path = rng.choice(
+        [path for folder in newest for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    )
     path.write_bytes(damage(path.read_bytes(), rng))
     folder = next(folder for folder in newest if folder in path.parents).parent.parent
     require(run, ended(launch(["show", str(folder), "--params-hash"], run.log / "log")), 0, 2)
@@ -379,16 +389,13 @@ def read_only(run: Run, rng: random.Random) -> str:
 
 def two(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str | None:
     """A second process is given the same command: it is refused, or leaves to the other one what that one does."""
-    first = run.launch()
-    if not moment(run, first, rng) or run.misses():
-        killed(first)
+    if (first := launched(run, rng, moment)) is None:
         return None
-    code = ended(second := run.launch(name="second"))
+    code = ended(run.launch(name="second"))
     first.terminate()
     require(run, code, 0, 2, name="second")
-    codes = (code, ended(first))
-    require(run, codes[1], 0, 130, -signal.SIGTERM, *((2,) if code == 0 else ()))
-    return "refused" if second.exitcode else "survived"
+    require(run, ended(first), 0, 130, -signal.SIGTERM, *((2,) if code == 0 else ()))
+    return "refused" if code else "survived"
 
 
 def require_untouched(folder: Path, before: dict[str, str]) -> None:
@@ -469,7 +476,7 @@ def based(run: Run, bases: dict[str, Path], work: Path) -> Run:
         before = based(run._replace(subject=prior), bases, work)
         before.renew()
         process = before.launch()
-        wait(process, lambda: run.where()[1] == run.subject.phase)
+        wait(process, lambda: not run.misses())
         process.terminate()
         require(run, ended(process), 130)
         bases[name] = Path(shutil.copytree(run.out, work / f"base-{run.subject.phase}"))
@@ -487,31 +494,47 @@ class Outcome(NamedTuple):
 
 
 def strikes(run: Run, faults: list[str], seed: int, say: Callable[[str], None]) -> Iterator[list[Outcome]]:
-    """The outcomes of these faults, whenever a run has come to its end; what shares a lost run is lost with it, or not told."""
-    name, struck = run.subject.name, []
+    """The outcomes of these faults, whenever a run has come to its end; of what shares a run with a loss nothing is told."""
+    struck: list[Outcome] = []
     run.renew()
-    for fault in [*faults, ""]:
-        rng = random.Random(f"{fault} {name} {seed}")
+    for fault in faults:
+        outcome = None
         for _ in range(TRIES):
-            try:
-                if run.over() or not fault:
-                    run.require_same()
-                    yield struck
-                    struck = []
-                    run.renew()
-                became = FAULTS[fault](run, rng) if fault else "ended"
-                run.require_prefix()
-            except (Lost, InputError) as error:
-                lost = [one._replace(became="lost", why=str(error)) for one in struck] if run.over() or not fault else []
-                yield [*lost, *([Outcome(name, fault, seed, "lost", str(error))] if fault else [])]
-                struck, became = [], "lost"
-                run.renew()
-            if became is not None:
+            if run.over():
+                yield settled(run, struck)
+                struck = []
+            if outcome := strike(run, fault, seed):
                 break
-        if fault and became in ("survived", "refused"):
-            struck.append(Outcome(name, fault, seed, became))
-        if fault:
-            say(f"{name} {fault}: {became or 'could not be placed'} at step {run.where()[0]}, {run.where()[1]}")
+        say(f"{run.subject.name} {fault}: {outcome.became if outcome else 'could not be placed'}, step {run.step()}")
+        if outcome and outcome.became == "lost":
+            yield [outcome]
+            struck = []
+            run.renew()
+        elif outcome:
+            struck.append(outcome)
+    yield settled(run, struck)
+
+
+def strike(run: Run, fault: str, seed: int) -> Outcome | None:
+    """The outcome of a fault, as far as it can be told at once; None if it could not be placed."""
+    name = run.subject.name
+    try:
+        became = FAULTS[fault](run, random.Random(f"{fault} {name} {seed}"))
+        run.require_prefix()
+    except Lost as error:
+        return Outcome(name, fault, seed, "lost", str(error))
+    return Outcome(name, fault, seed, became) if became else None
+
+
+def settled(run: Run, struck: list[Outcome]) -> list[Outcome]:
+    """The outcomes once the run is at its end, which are losses if it is not as it must be; and it begins anew."""
+    try:
+        if struck:
+            run.require_same()
+    except (Lost, InputError) as error:
+        struck = [one._replace(became="lost", why=str(error)) for one in struck]
+    run.renew()
+    return struck
 
 
 def campaign(options: Options, say: Callable[[str], None]) -> list[Outcome]:
