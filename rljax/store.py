@@ -31,7 +31,6 @@ from rljax.base import InputError
 PyTree = Any
 
 JOIN_SECONDS = 10.0  # that the threads of a write that failed get to end
-WRITE_SECONDS = 10**8  # that a write may take: no limit, as orbax measures them with a clock that may be set meanwhile
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -212,8 +211,7 @@ def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, A
     with _writing(folder / str(step)):
         try:
             part.mkdir(parents=True)
-            options = ocp.AsyncOptions(timeout_secs=WRITE_SECONDS)
-            with _quiet(), ocp.StandardCheckpointer(async_options=options) as checkpointer:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 for name, tree in trees.items():
                     checkpointer.save(part / name, tree)
                     checkpointer.wait_until_finished()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -186,8 +187,8 @@ def _command(args: list[str], skewed: bool) -> None:
     sys.argv = ["rljax", *args]
     if skewed:
         now, now_ns, draw = time.time, time.time_ns, random.Random(0)
-        time.time = lambda: now() - draw.choice((0, 3_600, 86_400))
-        time.time_ns = lambda: now_ns() - draw.choice((0, 3_600, 86_400)) * 10**9
+        behind = itertools.accumulate(3_600 * (draw.random() < 0.1) for _ in itertools.count())  # it is set back at times
+        time.time, time.time_ns = lambda: now() - next(behind), lambda: now_ns() - next(behind) * 10**9
     cli.main()
 
 
