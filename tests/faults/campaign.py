@@ -187,7 +187,7 @@ def _command(args: list[str], skewed: bool) -> None:
     sys.argv = ["rljax", *args]
     if skewed:
         now, now_ns, draw = time.time, time.time_ns, random.Random(0)
-        behind = itertools.accumulate(3_600 * (draw.random() < 0.1) for _ in itertools.count())  # it is set back at times
+        behind = itertools.accumulate(map(lambda _: 3_600 * (draw.random() < 0.1), itertools.count()))  # set back at times
         time.time, time.time_ns = lambda: now() - next(behind), lambda: now_ns() - next(behind) * 10**9
     cli.main()
 
