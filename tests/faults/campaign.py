@@ -119,9 +119,10 @@ class Run(NamedTuple):
         """Bytes of all rows there are."""
         return sum((self.out / name).stat().st_size for name in self.whole.rows if (self.out / name).exists())
 
-    def writes(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any(next((self.out / name).parent.glob("checkpoints/*.part"), None) for name in self.whole.rows)
+    def parts(self) -> set[tuple[Path, int]]:
+        """The checkpoints that are half-written, each with what tells it from others of its name."""
+        found = [part for name in self.whole.rows for part in (self.out / name).parent.glob("checkpoints/*.part")]
+        return {(part, part.stat().st_ino) for part in found}
 
     def last(self) -> dict[str, Any]:
         """The last whole row of the folder that has come last."""
@@ -160,7 +161,7 @@ class Run(NamedTuple):
             raise Lost("parameters are not those of the undisturbed run")
         for name in self.whole.rows:
             store.read_rows((self.out / name).with_name("timing.jsonl"))
-        if self.writes():
+        if self.parts():
             raise Lost("half a checkpoint is left")
 
 
@@ -267,11 +268,13 @@ def anytime(run: Run, process: BaseProcess, rng: random.Random) -> bool:
 
 
 def writing(run: Run, process: BaseProcess, rng: random.Random) -> bool:
-    """While a checkpoint is being written."""
-    while wait(process, run.writes):
+    """While it writes a checkpoint."""
+    before = run.parts()  # what others have left
+    while wait(process, lambda: bool(run.parts() - before)):
         time.sleep(rng.uniform(0, 0.1))
-        if run.writes():
-            return True
+        with contextlib.suppress(FileNotFoundError):
+            if run.parts() - before:
+                return True
     return False
 
 
@@ -556,6 +559,8 @@ def campaign(options: Options, say: Callable[[str], None]) -> list[Outcome]:
                     say(f"{subject.name}: undisturbed, {sum(map(len, wholes[subject.line].rows.values()))} bytes of rows")
                 run = based(Run(subject, folder, work, wholes[subject.line]), bases, work)
                 random.Random(f"{subject.name} {options.seed + number}").shuffle(faults)
+                if len(outcomes) >= options.faults:
+                    continue
                 for struck in strikes(run, faults, options.seed + number, say):
                     outcomes += [one._replace(why=one.why.replace(name, "")) for one in struck]
                     if options.out is not None:
