@@ -43,6 +43,7 @@ from rljax import store
 from rljax.base import InputError
 from rljax.experiments import cli, finetune, machine, report, sweep, train  # noqa: F401
 
+SIZE = 64 * 2**20  # bytes of the file system for runs
 PATIENCE = 300.0  # seconds until a process that does not end is called hung
 STARTING = 10.0  # seconds in which a process starts, or more
 TRIES = 4  # to place a fault, as a run may end before it
@@ -171,9 +172,11 @@ def launch(args: list[str], log: Path, skewed: bool = False) -> BaseProcess:
 
 
 def fork(work: Callable[[], None], log: Path) -> BaseProcess:
-    """A process that does ``work``."""
+    """A process that has begun to do ``work``."""
+    log.with_suffix(".err").unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=_child, args=(work, log), daemon=True)
     process.start()
+    wait(process, log.with_suffix(".err").exists)
     return process
 
 
@@ -311,7 +314,7 @@ def disk_full(run: Run, rng: random.Random, moment: Callable[..., bool]) -> str 
     ballast, leave = run.disk / "ballast", rng.choice((0, rng.randrange(1, 64))) * 4_096
     try:
         with contextlib.suppress(OSError), ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(run.disk).free - leave))
+            os.posix_fallocate(file.fileno(), 0, max(1, min(shutil.disk_usage(run.disk).free, SIZE) - leave))
         code = ended(process)
     finally:
         ballast.unlink()
@@ -450,10 +453,10 @@ def mount(options: str, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def disk(work: Path) -> Iterator[tuple[Path, bool]]:
-    """A folder for runs, and whether it is a file system of its own, of 64 MiB."""
+    """A folder for runs, and whether it is a file system of its own."""
     folder = work / "disk"
     folder.mkdir()
-    mounted = mount("size=64m", folder)
+    mounted = mount(f"size={SIZE}", folder)
     try:
         yield folder, mounted
     finally:
