@@ -485,7 +485,7 @@ def based(run: Run, bases: dict[str, Path], work: Path) -> Run:
         process = before.launch()
         wait(process, lambda: not run.misses())
         process.terminate()
-        require(run, ended(process), 130)
+        require(run, ended(process), 130, -signal.SIGTERM)  # the first rows come before signals are heard
         bases[name] = Path(shutil.copytree(run.out, work / f"base-{run.subject.phase}"))
     return run._replace(base=bases[name])
 
