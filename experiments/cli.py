@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import importlib
 import json
@@ -200,7 +201,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        advice = "; free some space and give the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _fail((f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) + advice)
     except KeyboardInterrupt:
         sys.exit(130)
 

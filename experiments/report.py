@@ -125,7 +125,7 @@ def save_curve(rows: Rows, run: dict[str, Any], path: Path) -> None:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write ``figure`` to ``path``, whole or not at all."""
-    path.write_bytes(png(figure))
+    store.write_bytes(path, png(figure))
 
 
 def png(figure: Figure) -> bytes:

@@ -370,6 +370,7 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
         _refuse_changed_settings(setup, out, found[1])
         store.require_prefix(out / "metrics.jsonl", found[1]["metrics_bytes"], found[1]["metrics_digest"])
     if out is not None:
+        store.drop_half_line(out / "timing.jsonl")
         store.drop_after(out, found[0] if found else -1)
     if out is None or found is None:
         if out is not None:

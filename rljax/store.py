@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import json
+import logging
 import math
 import os
+import re
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +29,8 @@ import numpy as np
 from rljax.base import InputError
 
 PyTree = Any
+
+JOIN_SECONDS = 10.0  # that the threads of a write that failed get to end
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -63,15 +70,37 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` as a whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write ``contents`` to ``path`` as a whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
+    with _writing(path):
+        try:
+            part.write_bytes(contents)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` at the end of ``path``."""
-    with path.open("a") as file:
-        file.write(text)
+    """Add ``text`` at the end of ``path`` as a whole, or, if the disk is full, not at all."""
+    size = path.stat().st_size if path.exists() else 0
+    with _writing(path):
+        try:
+            with path.open("a") as file:
+                file.write(text)
+        except OSError:
+            truncate(path, size)
+            raise
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut off what a process that was killed has left of a last line."""
+    if path.exists():
+        truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def truncate(path: Path, size: int) -> None:
@@ -179,13 +208,18 @@ def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, A
     folder = run.resolve() / "checkpoints"
     part = folder / f"{step}.part"
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name, tree in trees.items():
-            checkpointer.save(part / name, tree)
-            checkpointer.wait_until_finished()
-    write_json(part / "host.json", host)
-    write_json(part / "manifest.json", _digests(part))
+    with _writing(folder / str(step)):
+        try:
+            part.mkdir(parents=True)
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+                for name, tree in trees.items():
+                    checkpointer.save(part / name, tree)
+                    checkpointer.wait_until_finished()
+            write_json(part / "host.json", host)
+            write_json(part / "manifest.json", _digests(part))
+        except (OSError, ValueError):
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     shutil.rmtree(folder / str(step), ignore_errors=True)
     part.rename(folder / str(step))
     for old in _steps(folder)[:-keep]:
@@ -204,12 +238,14 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] 
 
 
 def newest_host(run: Path) -> dict[str, Any] | None:
-    """``host`` of the newest checkpoint, whether or not its arrays are whole; None if there is none to read."""
+    """``host`` of the newest checkpoint in which it is whole, be its arrays so or not; None if there is none."""
     folder = run / "checkpoints"
     for step in reversed(_steps(folder)):
-        with contextlib.suppress(OSError, ValueError):
-            host: dict[str, Any] = json.loads((folder / str(step) / "host.json").read_text())
-            return host
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            manifest = json.loads((folder / str(step) / "manifest.json").read_text())
+            if manifest["host.json"] == file_digest(folder / str(step) / "host.json"):
+                host: dict[str, Any] = json.loads((folder / str(step) / "host.json").read_text())
+                return host
     return None
 
 
@@ -250,6 +286,38 @@ def digest(tree: PyTree) -> str:
         array = np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Let what the operating system refuses be an `OSError` that names ``path``; tensorstore's is a ValueError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what orbax and its threads print of a failure or an interrupt, which is raised once they have ended."""
+    before, disabled, hook = threading.enumerate(), logging.root.manager.disable, sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    except BaseException:
+        for thread in threading.enumerate():
+            if thread not in before:
+                thread.join(JOIN_SECONDS)
+        gc.collect()
+        raise
+    finally:
+        logging.disable(disabled)
+        sys.unraisablehook = hook
 
 
 def _steps(folder: Path) -> Sequence[int]:

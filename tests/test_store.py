@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 import jax
@@ -122,6 +126,55 @@ def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert store.read_json(path) == {"b": 1} and os.listdir(tmp_path) == ["config.json"]
 
 
+@contextlib.contextmanager
+def full(size):
+    """No file can grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("write", [store.append, store.write_json])
+def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, write):
+    """The error names the file, and no part of what did not fit is left."""
+    path = tmp_path / "rows"
+    store.write_json(path, [1, 2])
+    before = path.read_bytes()
+    with full(len(before) + 3), pytest.raises(OSError, match="File too large: '.*rows'"):
+        write(path, "a long line\n" * 3)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["rows"]
+
+
+@pytest.mark.parametrize("size", [0, 40, 200, 1_000])
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, intact, capfd, size):
+    """Whichever of its files does not fit: one error, nothing printed beside it, and the newest is the one before."""
+    run = copied(intact, tmp_path)
+    with full(size), pytest.raises(OSError, match="File too large: '.*checkpoints/3'"):
+        store.save(run, 3, {"agent": step_tree(3)}, {"iteration": 3, "pending": "x" * 2_000})
+    assert names(run) == ["1", "2"] and store.newest(run, pytest.fail)[0] == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_clock_that_is_set_back_while_checkpoints_are_written(tmp_path, monkeypatch):
+    """By an hour at each look: they are written, and found by their numbers."""
+    now, hours = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() - 3_600 * next(hours))
+    saved(tmp_path, 1, 2, 3)
+    assert names(tmp_path) == ["2", "3"] and store.newest(tmp_path, pytest.fail) == (3, {"iteration": 3})
+
+
+def test_half_a_line_is_dropped(tmp_path):
+    path = tmp_path / "timing.jsonl"
+    store.drop_half_line(path)
+    for text, left in (("", ""), ("{}", ""), ("{}\n{}\n", "{}\n{}\n"), ('{}\n{"st', "{}\n")):
+        path.write_text(text)
+        store.drop_half_line(path)
+        assert path.read_text() == left
+
+
 @pytest.mark.parametrize(("text", "says"), [(None, "is not a run folder"), ("{", "cannot be read"), ("", "cannot be read")])
 def test_read_json_says_what_is_wrong(tmp_path, text, says):
     """A file that is missing, cut off or empty is named in one sentence."""
@@ -234,6 +287,18 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(tmp_path, intac
     assert names(run) == ["1"]
     assert store.newest(run, pytest.fail) == (1, {"iteration": 1})
     assert_same(store.load(run, 1, "agent", step_tree(0)), step_tree(1))
+
+
+def test_what_a_damaged_host_says_is_not_used(tmp_path, intact):
+    """`newest_host` is that of the newest checkpoint in which it is whole, whatever else is damaged there."""
+    run = copied(intact, tmp_path)
+    flip(run / "checkpoints" / "2")
+    assert store.newest_host(run)["iteration"] == 2
+    host = run / "checkpoints" / "2" / "host.json"
+    host.write_text(host.read_text().replace("iteration", "iteratiom"))
+    assert store.newest_host(run)["iteration"] == 1
+    without_manifest(run / "checkpoints" / "1")
+    assert store.newest_host(run) is None
 
 
 def test_no_checkpoint_is_left_if_all_are_damaged(tmp_path, intact):

@@ -42,6 +42,22 @@ def rljax(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(28, "No space left on device", "rows"), "No space left on device: rows; free some space and give the same "),
+        (OSError(30, "Read-only file system", "rows"), "Read-only file system: rows\n"),
+    ],
+)
+def test_a_full_disk_is_told(rljax, monkeypatch, error, sentence):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "agent_names", fail)
+    code, out, err = rljax("agents")
+    assert (code, out) == (2, "") and err.startswith(f"rljax: error: {sentence}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("tarin sac pendulum", "unknown command 'tarin'"),

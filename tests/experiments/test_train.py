@@ -144,8 +144,10 @@ def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys, c
     (out / "checkpoints" / "500.part" / "host.json").write_text("{")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 500, "seed": 0}\n{"step": 5')
+    store.append(out / "timing.jsonl", '{"step": 5')
     short(out)
     assert "resumed at step 400" in capsys.readouterr().out
+    assert store.read_rows(out / "timing.jsonl")[-1]["step"] == 600
     assert contents(out) == contents(whole)
     assert not list(out.rglob("*.part"))
 
