@@ -92,6 +92,7 @@ def compared(agent: str) -> dict[str, str]:
             learned(agent, "resumed")
         resumed = learned(agent, "resumed")
     spread = learned(agent, "spread")
+    jax.clear_caches()  # programs of a dozen agents are more than a process may map
     second = {key: value for key, value in whole.items() if key[0] == 1}
     return dict(zip(WAYS, (same(whole, again), same(whole, resumed), same(second, alone), same(whole, spread)), strict=True))
 
@@ -141,7 +142,8 @@ def same(first: dict, second: dict) -> str:
     rows = [[row for key in sorted(run) if "logged" in key[1] for row in run[key]] for run in (first, second)]
     steps = sorted({row["step"] for row in rows[0] if row["kind"] == "train"})
     apart = [max(difference(*pair) for pair in zip(*rows, strict=True) if pair[0]["step"] == x) for x in (steps[0], steps[-1])]
-    return f"{apart[0]:.0e} apart at step {steps[0]}, {apart[1]:.0e} at {steps[-1]}"
+    first, last = (f"{x:.0e}" if x else "0" for x in apart)
+    return f"bits differ, numbers by {first} at step {steps[0]} and {last} at {steps[-1]}"
 
 
 def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
