@@ -108,9 +108,9 @@ def override(base: C, changes: Mapping[str, Any], where: str = "config") -> C:
                 raise InputError(f"{where}.{name} must be one of {', '.join(choices)}, got {value!r}")
             value = choices[value]
         elif not _fits(value, hints[name]):
-            raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {value!r}")
+            raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {_short(value)}")
         elif dataclasses.is_dataclass(fields[name].default) and jax.tree_util.all_leaves([value]):
-            raise InputError(f"{where}.{name} must be an object of a class made with @config, got {value!r}")
+            raise InputError(f"{where}.{name} must be an object of a class made with @config, got {_short(value)}")
         base = dataclasses.replace(base, **{name: value})  # type: ignore[type-var]
     return base
 
@@ -175,7 +175,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
             return tuple(value) if name in statics else jnp.asarray(value, float)
         if isinstance(value, dict) and "type" in value:
             return from_dict(_resolve(value["type"]), {k: v for k, v in value.items() if k != "type"})
-        return _resolve(value["function"]) if isinstance(value, dict) else value
+        return _resolve(value.get("function")) if isinstance(value, dict) else value
 
     return override(cls(), {name: decode(name, value) for name, value in values.items()})
 
@@ -220,6 +220,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(origin, type) or (isinstance(value, origin) and not isinstance(value, type))
 
 
+def _short(value: Any) -> str:
+    """``value`` in a line."""
+    return " ".join(repr(value).split())
+
+
 def _type_name(hint: Any) -> str:
     names = {float: "a number", int: "an integer"}
     return names.get(hint, f"of type {hint}")
@@ -229,9 +234,12 @@ def _path(obj: Callable[..., Any]) -> str:
     return f"{obj.__module__}:{obj.__qualname__}"
 
 
-def _resolve(path: str) -> Any:
-    module, _, name = path.partition(":")
-    found = getattr(importlib.import_module(module), name) if module.partition(".")[0] == "rljax" else None
+def _resolve(path: Any) -> Any:
+    module, _, name = str(path).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name) if module.partition(".")[0] == "rljax" else None
+    except (ImportError, AttributeError):
+        found = None
     if getattr(found, "__module__", "").partition(".")[0] != "rljax":  # nor anything that a module of ours has imported
         raise InputError(
             f"config refers to {path}, which is not part of rljax: rebuild the config in Python and pass it to train"

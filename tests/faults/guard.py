@@ -29,7 +29,7 @@ from rljax.base import InputError
 SECONDS = 10.0
 BYTES = 4 * 2**30
 WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "shutil.rmtree"}
-STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pickle.find_class"}
+STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"}
 BAD = ("traceback", "hang", "memory", "stray")
 
 
@@ -71,6 +71,7 @@ class Box:
         (root / "outside" / "mine").write_text("mine")
         self.root, self.watching, self.seen = root, False, []
         self.kept: dict[str, tuple[int, int]] = {}
+        sys.path.append(str(self.work))  # as that of the folder in which Python was started
         sys.addaudithook(self._hear)
 
     def keep(self) -> None:
@@ -110,6 +111,8 @@ class Box:
             return
         if event in STARTS and not (event == "subprocess.Popen" and "git" in str(args[1])):
             self.seen.append(f"{event} {args[:2]}"[:200])
+        elif event == "pickle.find_class" and args[0] == "canary":
+            self.seen.append("unpickled a canary")
         elif event == "exec" and self._is_data(getattr(args[0], "co_filename", "")):
             self.seen.append(f"ran {args[0].co_filename}")
         elif event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):

@@ -7,9 +7,11 @@ same seed and count, makes it again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import io
 import itertools
 import json
 import math
@@ -111,7 +113,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-SIZES = {"actor_width": 8, "critic_width": 8, "batch_size": 8}
+TRAIN = (
+    *("train", "iql", "pendulum?horizon=5", "--data", "data.npz", "--out", "run", "--seeds", "2", "--steps", "20"),
+    *("--eval-every", "10", "--eval-episodes", "2", "--config.batch-size", "8"),
+    *("--config.actor-width", "8", "--config.critic-width", "8"),
+)
 
 
 def drawn(strategy: Any, rng: random.Random, num: int) -> list[Any]:
@@ -148,10 +154,9 @@ def furnish(box: Box) -> None:
     mdps.save("mdp.npz", tabular.chain(3))
     np.save("policy.npy", np.full((6, 3, 2), 0.5))
     Path("study.py").write_text("from rljax.experiments.sweep import Run\nRUNS = [Run('sac', 'pendulum', seeds=2)]\n")
-    agent = importlib.import_module("rljax.agents.iql")
-    config = dataclasses.replace(agent.Config(), **SIZES)
-    counts = {"steps": 20, "eval_every": 10, "eval_episodes": 2, "log_every": 10}
-    training.train(agent, config, "pendulum?horizon=5", seeds=2, data="data.npz", out="run", **counts)
+    Path("canary.py").write_text("def attack(*args):\n    open('/tmp/rljax-canary', 'w')\n")
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.run(TRAIN)
     (box.work / "study").mkdir()
     (box.work / "study" / "study.json").write_text(json.dumps([{"folder": "../run", "varied": [{}]}]))
     box.keep()
@@ -179,13 +184,10 @@ def commands(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     }
     lines: list[tuple[str, ...]] = [(text,) for text in TEXTS] + [(name, text) for name in ("agents", "envs") for text in TEXTS]
     for name, (form, base) in bases.items():
-        options = [field.name.replace("_", "-") for field in dataclasses.fields(form)] + [
-            "config.batch-size",
-            "config.tau",
-            "from",
-        ]
-        lines += [(name.strip(), *base, f"--{option}={text}") for option in options for text in TEXTS if option != "follow"]
-        lines += [(name.strip(), *base, f"--{option}") for option in options if option != "follow"]
+        options = [field.name.replace("_", "-") for field in dataclasses.fields(form)]
+        options = [x for x in options if x not in ("follow", "wandb")] + ["config.batch-size", "config.tau", "from"]
+        lines += [(name.strip(), *base, f"--{option}={text}") for option in options for text in TEXTS]
+        lines += [(name.strip(), *base, f"--{option}") for option in options]
         lines += [(name.strip(), *base[:i], text, *base[i + 1 :]) for i in range(len(base)) for text in TEXTS]
     for line in rng.sample(lines, min(num, len(lines))):
         yield command("commands", *line)
@@ -455,68 +457,46 @@ def _damaged(value: Any) -> Any:
 
 def runs(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Run folders of strangers: each file other JSON, other bytes or a link, and each command that reads them."""
-    Path("canary.py").write_text("def attack(*args): open('/tmp/rljax-canary', 'w')\n")
-    box.keep()
-    steps = sorted(Path("run/checkpoints").iterdir())
-    hosts = [step / name for step in steps[-1:] for name in ("host.json", "manifest.json")]
-    jsons = [*(Path("run") / name for name in ("config.json", "versions.json")), *hosts, Path("study/study.json")]
-    lines = [Path("run") / name for name in ("metrics.jsonl", "timing.jsonl")]
-    weights = (12, 2, 6, 2, 2, 4, 1, 3)
+    step = max(Path("run/checkpoints").iterdir(), key=lambda p: int(p.name))
+    jsons = [
+        *map(Path, ("run/config.json", "run/versions.json", "study/study.json")),
+        step / "host.json",
+        step / "manifest.json",
+    ]
+    other = {path: drawn(_damaged(json.loads(path.read_text())), rng, num) for path in jsons}
+    rows = {path: path.read_text().splitlines() for path in map(Path, ("run/metrics.jsonl", "run/timing.jsonl"))}
+    others = {path: drawn(_damaged(json.loads(lines[-1])), rng, num) for path, lines in rows.items()}
+    readers = [(name, "run") for name in ("show", "play", "report", "track")] + [("report", "study"), ("compare", "run", "run")]
+    readers += [("show", "run", "--params-hash"), ("finetune", "iql", "pendulum?horizon=5", "--from", "run")]
+    readers += [("collect", "pendulum?horizon=5", "--agent", "run"), TRAIN, ("load",)]
     for _ in range(num):
-        path = rng.choices([*jsons, *lines, None], weights)[0]
+        path = rng.choices([*jsons, *rows, None], (12, 2, 2, 6, 2, 4, 1, 3))[0]
         if path is None:
             note = _rearranged(rng, box)
-        elif path.suffix == ".json":
-            note = f"{path} = {_rewritten(path, rng)}"
+        elif path in rows:
+            row, changed = rng.randrange(len(rows[path])), json.dumps(rng.choice(others[path]))
+            path.write_text("".join((changed if i == row else x) + "\n" for i, x in enumerate(rows[path])))
+            _signed(path.name == "metrics.jsonl")
+            note = f"{path}, row {row} = {changed}"
         else:
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            row = rng.randrange(len(rows))
-            rows[row] = drawn(_damaged(rows[row]), rng, 9)[-1]
-            path.write_text("".join(json.dumps(x) + "\n" for x in rows))
-            _signed()
-            note = f"{path}, row {row} = {json.dumps(rows[row])}"
-        if path and path.parent.parent.name == "checkpoints" and path.name == "host.json":
-            _signed(manifest_only=True)
-        options = [
-            ("show", "run"),
-            ("show", "run", "--params-hash"),
-            ("play", "run"),
-            ("report", "run"),
-            ("compare", "run", "run"),
-            ("track", "run"),
-        ]
-        options += [
-            ("report", "study"),
-            ("finetune", "iql", "pendulum?horizon=5", "--from", "run"),
-            ("collect", "pendulum?horizon=5", "--agent", "run"),
-        ]
-        options += [("train", "iql", "pendulum?horizon=5", "--data", "data.npz", "--out", "run"), None]
-        option = rng.choice(options)
-        yield (
-            Case("runs", f"{note}; load('run')", partial(training.load, "run"))
-            if option is None
-            else command("runs", *option, note=note)
-        )
+            text = path.read_text()
+            broken = [text[: rng.randrange(len(text))], "", "[" * 100_000, "\0", "null", text + text, "9" * 5000]
+            text = json.dumps(rng.choice(other[path])) if rng.random() < 0.9 else rng.choice(broken)
+            path.write_text(text)
+            if path.name == "host.json":
+                _signed(False)
+            note = f"{path} = {named(text) if len(text) > 9000 else text}"
+        line = rng.choice(readers)
+        load = Case("runs", f"{note}; rljax.load('run')", partial(training.load, "run"))
+        yield load if line == ("load",) else command("runs", *line, note=note)
 
 
-def _rewritten(path: Path, rng: random.Random) -> str:
-    text = path.read_text()
-    text = (
-        rng.choice([text[: rng.randrange(len(text))], "", "[" * 100_000, "\0", "null", text + text, "9" * 5000])
-        if rng.random() < 0.1
-        else json.dumps(drawn(_damaged(json.loads(text)), rng, 9)[-1])
-    )
-    path.write_text(text)
-    return named(text) if len(text) > 3000 else text
-
-
-def _signed(manifest_only: bool = False) -> None:
-    """Give the newest checkpoint the digests of the files as they are now, as a stranger would."""
-    step = max(Path("run/checkpoints").iterdir(), key=lambda p: int(p.name))
-    host, metrics = store.read_json(step / "host.json"), Path("run/metrics.jsonl")
-    if not manifest_only:
-        host |= {"metrics_bytes": metrics.stat().st_size, "metrics_digest": store.file_digest(metrics), "pending": ""}
-        store.write_json(step / "host.json", host)
+def _signed(metrics: bool) -> None:
+    """Give the newest checkpoint the digests of the files, and of the ``metrics``, as they are now, as a stranger would."""
+    step, path = max(Path("run/checkpoints").iterdir(), key=lambda p: int(p.name)), Path("run/metrics.jsonl")
+    if metrics:
+        signed = {"metrics_bytes": path.stat().st_size, "metrics_digest": store.file_digest(path), "pending": ""}
+        store.write_json(step / "host.json", store.read_json(step / "host.json") | signed)
     store.write_json(step / "manifest.json", store._digests(step))
 
 
