@@ -625,8 +625,14 @@ def _describe_spec(spec: Spec) -> dict[str, Any]:
 def _read_spec(said: dict[str, Any]) -> Spec:
     def space(fields: dict[str, Any]) -> Any:
         fixed = {k: _tuples(v) for k, v in fields.items()}
-        return Discrete(**fixed) if "n" in fixed else Array(**fixed)
+        if "n" in fixed:
+            _check_counts(n=fixed["n"])
+            return Discrete(**fixed)
+        array = Array(**fixed)
+        np.broadcast_to(np.zeros(1, array.dtype), array.shape), bounds(array)  # which raise what the caller expects
+        return array
 
+    _check_counts(horizon=said["horizon"])
     return Spec(space(said["obs"]), space(said["action"]), said["horizon"])
 
 

@@ -404,7 +404,7 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
     progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
     state, alive = devices.spread(setup.mesh, (state, ~jnp.asarray(host["diverged"])))
-    return Progress(host["iteration"], state, alive, capacity), store.read_rows(out / "metrics.jsonl")
+    return Progress(host["iteration"], state, alive, capacity), checked_rows(out, store.read_rows(out / "metrics.jsonl"))
 
 
 def _save(out: Path, setup: Setup, at: Progress, pending: Rows) -> None:

@@ -7,10 +7,20 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from rljax.base import InputError
+
+
+def _scores(scores: np.ndarray, axes: int) -> np.ndarray:
+    """``scores`` as float, of at least this many axes, none of them empty."""
+    found = np.asarray(scores, float)
+    if found.ndim < axes or not found.size:
+        raise InputError(f"scores must be numbers [{'..., S' if axes == 1 else '..., T, S'}], got shape {found.shape}")
+    return found
+
 
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean [...] of scores [..., S]: the mean without the lowest and the highest quarter of the seeds."""
-    return stats.trim_mean(np.asarray(scores, float), 0.25, axis=-1)
+    return stats.trim_mean(_scores(scores, 1), 0.25, axis=-1)
 
 
 def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +28,7 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
 
     With one seed, or a non-finite score, both are the IQM itself.
     """
-    scores = np.asarray(scores, float)
+    scores = _scores(scores, 1)
     index = np.random.default_rng(0).integers(0, scores.shape[-1], (resamples, scores.shape[-1]))
     finite, centre = np.isfinite(scores).all(-1), iqm(scores)
     draws = iqm(np.where(finite[..., None], scores, 0.0)[..., index])
@@ -28,13 +38,13 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
 
 def pooled_iqm(scores: np.ndarray) -> np.ndarray:
     """IQM [...] of all scores [..., T, S] of tasks and seeds together, on one scale such as normalised returns."""
-    scores = np.asarray(scores, float)
+    scores = _scores(scores, 2)
     return iqm(scores.reshape(*scores.shape[:-2], -1))
 
 
 def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
     """How far [...] scores [..., T, S] lie below ``target`` on average; those above count as ``target``."""
-    return (target - np.minimum(np.asarray(scores, float), target)).mean((-2, -1))
+    return (target - np.minimum(_scores(scores, 2), target)).mean((-2, -1))
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -42,13 +52,15 @@ def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     The mean over tasks of the Mann-Whitney statistic.
     """
-    left, right = np.asarray(x, float)[..., :, None], np.asarray(y, float)[..., None, :]
+    left, right = _scores(x, 2)[..., :, None], _scores(y, 2)[..., None, :]
+    if left.shape[-3] != right.shape[-3]:
+        raise InputError(f"scores must be of the same tasks, got {left.shape[-3]} and {right.shape[-3]} tasks")
     return ((left > right) + 0.5 * (left == right)).mean((-3, -2, -1))
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share [..., K] of the scores [..., T, S] that are above each of K thresholds: a performance profile."""
-    return (np.asarray(scores, float)[..., None] > np.asarray(thresholds, float)).mean((-3, -2))
+    return (_scores(scores, 2)[..., None] > np.asarray(thresholds, float)).mean((-3, -2))
 
 
 def stratified(
@@ -60,7 +72,7 @@ def stratified(
     that is not finite, both are the statistic itself: give seeds that failed the worst score there can be.
     """
     rng, drawn = np.random.default_rng(0), []
-    for x in (np.asarray(x, float) for x in scores):
+    for x in (_scores(x, 2) for x in scores):
         if not np.isfinite(x).all():
             return statistic(*scores), statistic(*scores)
         tasks, seeds = x.shape[-2:]
