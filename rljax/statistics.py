@@ -1,4 +1,7 @@
-"""Statistics over seeds and tasks (arXiv:2108.13264), on scipy. Arrays are numpy: T tasks, and S seeds on the last axis."""
+"""Statistics over seeds and tasks (arXiv:2108.13264), on scipy. Arrays are numpy: T tasks, and S seeds on the last axis.
+
+A score that is NaN makes the statistic NaN: nothing is left out in silence.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,14 @@ def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     left, right = _scores(x, 2)[..., :, None], _scores(y, 2)[..., None, :]
     if left.shape[-3] != right.shape[-3]:
         raise InputError(f"scores must be of the same tasks, got {left.shape[-3]} and {right.shape[-3]} tasks")
-    return ((left > right) + 0.5 * (left == right)).mean((-3, -2, -1))
+    above = np.where(np.isnan(left) | np.isnan(right), np.nan, (left > right) + 0.5 * (left == right))
+    return above.mean((-3, -2, -1))
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share [..., K] of the scores [..., T, S] that are above each of K thresholds: a performance profile."""
-    return (_scores(scores, 2)[..., None] > np.asarray(thresholds, float)).mean((-3, -2))
+    scores = _scores(scores, 2)[..., None]
+    return np.where(np.isnan(scores), np.nan, scores > np.asarray(thresholds, float)).mean((-3, -2))
 
 
 def stratified(

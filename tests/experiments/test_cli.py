@@ -132,6 +132,22 @@ def test_bad_input_is_one_sentence(rljax, line, sentence):
     assert not list(rljax.folder.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "a\rb"])
+def test_a_name_cannot_write_lines_of_its_own(rljax, name):
+    """What moves a terminal's cursor is spelt out."""
+    code, _, err = rljax("data", name)
+    assert code == 2 and err.count("\n") == 1 and err[:-1].isprintable() and repr(name)[1:-1] in err
+
+
+def test_a_picture_is_not_drawn_through_a_link(rljax, recorded):
+    """Out of the run's folder, that is; and the curve of a damaged run is none."""
+    assert rljax(f"train bc --data {recorded} --eval none --action-low -2 --action-high 2 --out r", *TINY_OFFLINE)[0] == 0
+    (rljax.folder / "mine").write_text("mine")
+    (rljax.folder / "r" / "curve.png").symlink_to(rljax.folder / "mine")
+    code, _, err = rljax("show r")
+    assert code == 2 and "curve.png is a link that leads out" in err and (rljax.folder / "mine").read_text() == "mine"
+
+
 def test_unwritable_folder_is_refused(rljax):
     """An existing file where the folder should be."""
     (rljax.folder / "taken").write_text("mine")

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -49,59 +50,10 @@ from rljax.experiments import horizon as analysing
 from rljax.experiments import train as training
 
 TEXTS = (
-    *(
-        "",
-        " ",
-        "nan",
-        "inf",
-        "-inf",
-        "-1",
-        "0",
-        "-0.0",
-        "1e400",
-        "9" * 30,
-        "0x10",
-        "\uff11\uff12",
-        "\u00bd",
-        "\u202e3",
-        "\U0001f4a5",
-    ),
-    *(
-        "a" * 3000,
-        "../../etc",
-        "/",
-        "--",
-        "-",
-        "[]",
-        "{}",
-        "None",
-        "null",
-        "true",
-        "1,2",
-        "1e3",
-        "1.5",
-        "3;ls",
-        "$(id)",
-        "%s%n",
-    ),
-    *(
-        "{0}",
-        "\n",
-        "a\nb",
-        "\t1",
-        "1 ",
-        "1_000",
-        "NaN",
-        "\udcff",
-        "\x1b[31m",
-        "a=b",
-        "=",
-        ",",
-        "1,,2",
-        ":",
-        "log:1:0",
-        "-9" * 9,
-    ),
+    *("", " ", "nan", "inf", "-inf", "-1", "0", "-0.0", "1e400", "9" * 30, "0x10", "\uff11\uff12", "\u00bd", "\u202e3"),
+    *("\U0001f4a5", "a" * 3000, "../../etc", "/", "--", "-", "[]", "{}", "None", "null", "true", "1,2", "1e3", "1.5", "3;ls"),
+    *("$(id)", "%s%n", "{0}", "\n", "a\nb", "\t1", "1 ", "1_000", "NaN", "\udcff", "\x1b[31m", "a=b", "=", ",", "1,,2", ":"),
+    *("log:1:0", "-9" * 9),
 )
 VALUES = (
     *(None, True, "x", "", b"x", [], {}, (), math.nan, math.inf, -math.inf, -1, 0, 1.5, 10**30, 10**400, -(10**30), 3 + 4j),
@@ -272,35 +224,16 @@ def _put(name: str, arrays: dict[str, Any], **attributes: Any) -> str:
 def _arrays(rng: random.Random, num: int) -> Iterator[tuple[str, str, str]]:
     """Files in which one array is another."""
     dtypes = ("f2", "f4", "f8", ">f8", "g", "c8", "i1", "u8", ">i4", "?", "S3", "U3", "M8[s]", "m8[s]", "V4", "i4,f4", "3f4")
-    shapes = (
-        (),
-        (0,),
-        (1,),
-        (40,),
-        (39,),
-        (40, 0),
-        (0, 40),
-        (40, 1),
-        (40, 2),
-        (40, 1, 1),
-        (2, 20),
-        (40, 3),
-        (40, 2, 3, 4),
-        (1, 40),
-    )
-    extra = {
-        "next_observations": np.zeros((40, 3)),
-        "masks": np.ones(40),
-        "episode_terminals": np.zeros(40),
-        "cut_offs": np.zeros(40),
+    shapes = ((), (0,), (1,), (40,), (39,), (40, 0), (0, 40), (40, 1), (40, 2), (40, 1, 1), (2, 20), (40, 3), (40, 2, 3, 4))
+    extra = {name: np.zeros(40) for name in ("masks", "episode_terminals", "cut_offs")} | {
+        "next_observations": np.zeros((40, 3))
     }
     odd = (math.nan, math.inf, -math.inf, 1e300, -1e300, 2.0, -1.0, 0.5, 1.0, 0.0, 1e38)
     for number in range(num):
         suffix, tables = rng.choice([(".npz", False), (".hdf5", False), (".npz", True)])
         base = dict(mdps.read("mdp.npz").mdp._asdict()) if tables else recorded()
-        base = (
-            {"transitions": np.zeros((3, 2), int), "rewards": np.zeros((3, 2)), "horizon": 3} if tables and number % 2 else base
-        )
+        if tables and number % 2:
+            base = {"transitions": np.zeros((3, 2), int), "rewards": np.zeros((3, 2)), "horizon": 3}
         if not tables:
             base |= {k: extra[k] for k in rng.sample(sorted(extra), rng.choice([0, 0, 1, 2]))}
         key, how = rng.choice([*base]), rng.choice(["drop", "other", "odd", "odd", "all", "integers"])
@@ -324,11 +257,8 @@ def _arrays(rng: random.Random, num: int) -> Iterator[tuple[str, str, str]]:
             _put(name, base)
         except (TypeError, ValueError):  # HDF5 has no such type
             continue
-        yield (
-            name,
-            f"{'MDP' if tables else 'data'} {suffix} of {', '.join(base)}: {key}: {how}",
-            "horizon" if tables else "data",
-        )
+        what = f"{'MDP' if tables else 'data'} {suffix} of {', '.join(base)}: {key}: {how}"
+        yield name, what, "horizon" if tables else "data"
 
 
 def _bytes(rng: random.Random, num: int) -> Iterator[tuple[str, str, str]]:
@@ -365,53 +295,36 @@ def _bombs() -> Iterator[tuple[str, str, str]]:
         for keys in (("observations",), ("rewards", "terminals", "timeouts"), ("next_observations", "actions")):
             with h5py.File("bad.hdf5", "w") as file:
                 for key in {**recorded(), "next_observations": 0}:
-                    shape = (size, 1) if key in keys else (40, 1)
-                    file.create_dataset(
-                        key,
-                        shape,
-                        "f4",
-                        chunks=(2**16, 1) if key in keys else None,
-                        compression="gzip" if key in keys else None,
-                    )
+                    packed = {"chunks": (2**16, 1), "compression": "gzip"} if key in keys else {}
+                    file.create_dataset(key, (size if packed else 40, 1), "f4", **packed)
             yield "bad.hdf5", f"{', '.join(keys)} of {size} rows that take no place", "data"
-    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 1), }" % (5 * 2**30)
     for key, option in (("observations", "data"), ("transitions", "horizon")):
         _put("bad.npz", flat if option == "data" else {"rewards": np.zeros((3, 2))})
-        with (
-            zipfile.ZipFile("bad.npz", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
-            file.open(f"{key}.npy", "w", force_zip64=True) as out,
-        ):
-            out.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.ljust(117) + b"\n")
-            for _ in range(5 * 2**4):
-                out.write(bytes(2**26))
+        _add_zeros(f"{key}.npy")
         yield "bad.npz", f"5 GiB of zeros in {key}, deflated", option
-    for option in ("data", "horizon"):
-        for place in (
-            "/dev/zero",
-            "/dev/null",
-            "/dev/random",
-            ".",
-            "/",
-            "/proc/self/mem",
-            "/proc/self/environ",
-            "study.py",
-            "run",
-            "loop.npz",
-        ):
-            yield place, f"{place} as a file", option
-        os.mkfifo("pipe.npz")
-        yield "pipe.npz", "a named pipe", option
+    places = "/dev/zero /dev/null /dev/random . / /proc/self/mem /proc/self/environ study.py run loop.npz pipe.npz"
+    for option, place in itertools.product(("data", "horizon"), places.split()):
+        if place == "pipe.npz":
+            os.mkfifo(place)
+        yield place, f"{place} as a file", option
+
+
+def _add_zeros(name: str) -> None:
+    """Add an array of 5 GiB to bad.npz: one deflated block again and again."""
+    size, deflate = 5 * 2**30, zlib.compressobj(9, zlib.DEFLATED, -15)
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size}, 1), }}".ljust(117).encode() + b"\n"
+    first = deflate.compress(b"\x93NUMPY\x01\x00v\x00" + header) + deflate.flush(zlib.Z_FULL_FLUSH)
+    block = deflate.compress(bytes(2**26)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    with zipfile.ZipFile("bad.npz", "a") as file:
+        file.writestr(name, first + size // 2**26 * block + deflate.flush())
+        info = file.getinfo(name)
+        info.compress_type, info.file_size = zipfile.ZIP_DEFLATED, size + 128
 
 
 def _descriptions(rng: random.Random, num: int) -> Iterator[tuple[str, str, str]]:
     """rljax's own files and Minari's folders whose descriptions are others."""
-    for number, said in enumerate(
-        drawn(
-            _damaged({"name": "x", "action": {"type": "Box", "shape": [1], "low": [-2], "high": [2]}, "reference": [0.0, 1.0]}),
-            rng,
-            num,
-        )
-    ):
+    box = {"type": "Box", "shape": [1], "low": [-2], "high": [2]}
+    for number, said in enumerate(drawn(_damaged({"name": "x", "action": box, "reference": [0.0, 1.0]}), rng, num)):
         text = json.dumps(said)
         if number % 2:
             _put("bad.npz", recorded() | {"next_observations": np.zeros((40, 3)), "rljax": np.array(text)})
@@ -424,12 +337,8 @@ def _descriptions(rng: random.Random, num: int) -> Iterator[tuple[str, str, str]
             arrays = {"observations": np.zeros((5, 3)), "actions": np.zeros((4, 1), "f4"), "rewards": np.zeros(4)}
             group.update(arrays | {"terminations": np.zeros(4, bool), "truncations": np.arange(4) == 3})
         if isinstance(said, dict):
-            said = {
-                "dataset_id": said.get("name"),
-                "action_space": said.get("action"),
-                "ref_min_score": said.get("reference"),
-                "ref_max_score": 3,
-            } | said
+            keys = {"dataset_id": "name", "action_space": "action", "ref_min_score": "reference"}
+            said = {k: said.get(name) for k, name in keys.items()} | {"ref_max_score": 3} | said
         Path("minari/metadata.json").write_text(json.dumps(said))
         yield "minari", f"minari/metadata.json = {json.dumps(said)}", "data"
 
@@ -446,23 +355,15 @@ def _damaged(value: Any) -> Any:
     if isinstance(value, list) and value:
         return st.one_of(JSON, st.just(value[1:]), st.just(value * 2), _damaged(value[0]).map(lambda x: [x, *value[1:]]))
     numbers = st.sampled_from([math.nan, math.inf, -1, 0, 2**31, 2**63, 10**30, 10**400, 1e300, 0.5, -0.5, "nan", "1"])
-    return st.one_of(
-        JSON,
-        numbers,
-        st.sampled_from(
-            ["os:system", "rljax.store:save", "rljax.heads:nothing", "canary:attack", "../x", "\0", "a/b", "é", ""]
-        ),
-    )
+    names = ["os:system", "rljax.store:save", "rljax.heads:nothing", "canary:attack", "../x", "\0", "a/b", "\u00e9", ""]
+    return st.one_of(JSON, numbers, st.sampled_from(names))
 
 
 def runs(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Run folders of strangers: each file other JSON, other bytes or a link, and each command that reads them."""
     step = max(Path("run/checkpoints").iterdir(), key=lambda p: int(p.name))
-    jsons = [
-        *map(Path, ("run/config.json", "run/versions.json", "study/study.json")),
-        step / "host.json",
-        step / "manifest.json",
-    ]
+    names = ("run/config.json", "run/versions.json", "study/study.json", step / "host.json", step / "manifest.json")
+    jsons = list(map(Path, names))
     other = {path: drawn(_damaged(json.loads(path.read_text())), rng, num) for path in jsons}
     rows = {path: path.read_text().splitlines() for path in map(Path, ("run/metrics.jsonl", "run/timing.jsonl"))}
     others = {path: drawn(_damaged(json.loads(lines[-1])), rng, num) for path, lines in rows.items()}
@@ -502,17 +403,11 @@ def _signed(metrics: bool) -> None:
 
 def _rearranged(rng: random.Random, box: Box) -> str:
     """Put a link, a folder, a pipe, other bytes or nothing in the place of a part of the run."""
-    parts = sorted(p for p in [Path("run"), *Path("run").rglob("*")] if p.name != ".lock") + [
-        Path("run/curve.png"),
-        Path("run/tensorboard"),
-        Path("run/config.json.part"),
-        Path("run/play.gif"),
-        Path("run/before.json"),
-    ]
-    part, how = rng.choice(parts), rng.choice(["link", "link", "folder", "pipe", "bytes", "nothing", "zero", "loop"])
-    if part.is_dir() and not part.is_symlink():
-        shutil.move(part, "moved")
-    elif part.exists():
+    parts = [p for p in sorted(Path("run").rglob("*")) if p.name != ".lock"]
+    others = ("", "curve.png", "tensorboard", "config.json.part", "play.gif", "before.json")
+    part = rng.choice([*parts, *(Path("run") / name for name in others)])
+    how = rng.choice(["link", "link", "folder", "pipe", "bytes", "nothing", "zero", "loop"])
+    if part.exists():
         shutil.move(part, "moved")
     targets = {"link": box.root / "outside" / "mine", "zero": "/dev/zero", "loop": part.name}
     if how in targets:
@@ -528,59 +423,21 @@ def _rearranged(rng: random.Random, box: Box) -> str:
 
 def environments(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Names and options of environments."""
-    bases = [
-        *(name for name in envs.names() if not name.startswith("ale/")),
-        "tabular/mdp.npz",
-        "tabular/data.npz",
-        "gymnasium/CartPole-v1",
-        "ale/Pong",
-    ]
-    options = (
-        "horizon",
-        "sticky",
-        "observation",
-        "backend",
-        "shown",
-        "asked",
-        "length",
-        "size",
-        "k",
-        "actions",
-        "depth",
-        "side",
-        "terminal",
-        "",
-        "\u202e",
-    )
-    numbers = (
-        "1e9",
-        "100000",
-        "1000000000",
-        "2147483648",
-        "4294967296",
-        "1.0",
-        "0.999999999",
-        "nan",
-        "one_hot",
-        "index",
-        "pixels",
-        "mjx",
-    )
+    bases = [name for name in envs.names() if not name.startswith("ale/")]
+    bases += ["tabular/mdp.npz", "tabular/data.npz", "gymnasium/CartPole-v1", "ale/Pong"]
+    options = "horizon sticky observation backend shown asked length size k actions depth side terminal \u202e".split()
+    numbers = "1e9 100000 1000000000 2147483648 4294967296 1.0 0.999999999 nan one_hot index pixels mjx".split()
     for _ in range(num):
         base, kind = rng.choice(bases), rng.randrange(4)
         if kind == 0:
-            name = (
-                base[: rng.randrange(len(base))]
-                + rng.choice([*TEXTS, "/", "?", "//", "x.npz", "../mdp.npz"])
-                + base[rng.randrange(len(base)) :]
-            )
+            inserted = rng.choice([*TEXTS, "/", "?", "//", "x.npz", "../mdp.npz"])
+            name = base[: rng.randrange(len(base))] + inserted + base[rng.randrange(len(base)) :]
         elif kind == 1:
             name = f"{base}?{rng.choice(TEXTS)}"
         else:
             base = rng.choice([base, *(b for b in bases if "tabular" in b or b == "recall")])
-            name = "?".join(
-                [base, "&".join(f"{rng.choice(options)}={rng.choice([*TEXTS, *numbers])}" for _ in range(rng.randint(1, 2)))]
-            )
+            given = [f"{rng.choice(options)}={rng.choice([*TEXTS, *numbers])}" for _ in range(rng.randint(1, 2))]
+            name = f"{base}?{'&'.join(given)}"
         count = rng.choice([1, 1, 1, *VALUES, 10**9]) if kind == 3 else 1
         yield Case("environments", f"make({name!a}, {named(count)}), reset and step", partial(_step, name, count))
 
@@ -684,18 +541,14 @@ def inner(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
         for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
             if not any(part in module.name for part in ("experiments", "with_minari", "alias", "from_ale")):
                 loaded = importlib.import_module(module.name)
-                found += [
-                    f
-                    for n, f in vars(loaded).items()
-                    if inspect.isfunction(f) and n[0] != "_" and f.__module__ == loaded.__name__
-                ]
+                own = [f for f in vars(loaded).values() if inspect.isfunction(f) and f.__module__ == loaded.__name__]
+                found += [f for f in own if not f.__name__.startswith("_")]
     found = sorted(set(found), key=lambda f: (f.__module__, f.__qualname__))
     for i in range(num):
         f = found[i % len(found)]
         values = [rng.choice(VALUES) for p in inspect.signature(f).parameters.values() if p.default is p.empty]
-        yield Case(
-            "inner", f"{f.__module__}.{f.__qualname__}({', '.join(map(named, values))})", partial(f, *values), inner=True
-        )
+        name = f"{f.__module__}.{f.__qualname__}({', '.join(map(named, values))})"
+        yield Case("inner", name, partial(f, *values), inner=True)
 
 
 GROUPS: dict[str, Callable[[random.Random, int, Box], Iterator[Case]]] = {

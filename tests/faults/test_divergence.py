@@ -1,0 +1,80 @@
+"""Learners that diverge, made so on purpose: marked within a chunk, told in every aggregate, and no neighbour notices."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+import divergence
+
+from rljax import statistics
+from rljax.experiments import page, report, sweep
+from rljax.experiments import train as training
+
+QUICK = {
+    "sac": ("weight nan", "rate 1e30", "reward inf", "obs nan", "row nan"),
+    "td3_bc": ("weight inf", "rate 1e30", "data nan"),
+    "rlpd": ("row inf", "data inf"),
+    "dqn": ("reward nan", "row nan"),
+}
+
+
+@pytest.fixture(scope="module")
+def calm():
+    """``calm(agent, kind)``: the run without a poison; of the kind "rate" it has two configs."""
+    made = {}
+
+    def get(name, kind):
+        if (name, kind) not in made:
+            made[name, kind] = divergence.run(name, kind)
+        return made[name, kind]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "poison"),
+    [
+        pytest.param(name, poison, marks=() if poison in QUICK.get(name, ()) else pytest.mark.slow)
+        for name, poisons in divergence.TABLE.items()
+        for poison in poisons
+    ],
+)
+def test_one_learner_diverges(calm, name, poison):
+    """See `divergence.faults`."""
+    mixed = divergence.run(name, poison)
+    assert divergence.faults(name, poison, calm(name, "rate" * poison.startswith("rate")), mixed) == []
+
+
+def test_every_aggregate_says_so(tmp_path, capsys):
+    """The table of the run, the page, the comparison and the table of a study count the one that is missing."""
+    calm = divergence.run("sac", "", tmp_path / "calm")
+    mixed = divergence.run("sac", "weight nan", tmp_path / "mixed")
+    assert "seed 1 diverged by step 60: it is frozen" in capsys.readouterr().out
+    assert training.load(tmp_path / "mixed").diverged == mixed.diverged == (False, True, False)
+    assert report.summary(mixed.rows).endswith("2 seeds; 1 of 3 diverged")
+    assert re.search(r"seed 1 diverged", re.sub("<[^>]*>", "", page.page([tmp_path / "mixed", tmp_path / "calm"])))
+    assert ", 1 diverged" in page.compare(tmp_path / "mixed", tmp_path / "calm").splitlines()[0]
+    programs = [sweep.Program(run.setup, None, {}, [{}]) for run in (calm, mixed)]
+    programs = [program for program in programs]
+    (tmp_path / "calm").rename(tmp_path / programs[0].folder)
+    assert list(sweep.table(programs[:1], tmp_path)["diverged"]) == [0]
+    (tmp_path / programs[0].folder).rename(tmp_path / "calm")
+    (tmp_path / "mixed").rename(tmp_path / programs[1].folder)
+    (row,) = sweep.table(programs[1:], tmp_path).to_dict("records")
+    assert (row["seeds"], row["diverged"]) == (3, 1) and np.isfinite(row["IQM"])
+
+
+def test_statistics_never_drop_a_score():
+    """A score that is not finite makes the statistic so; nothing is left out of it in silence."""
+    for bad in (np.nan, -np.inf):
+        scores = np.array([[1.0, 2.0, 3.0, bad]])
+        low, high = statistics.interval(scores[0])
+        assert low == high == statistics.iqm(scores[0]) or np.isnan(low)
+        assert not np.isfinite(statistics.optimality_gap(scores)) and np.isnan(statistics.pooled_iqm(scores)) == np.isnan(bad)
