@@ -162,7 +162,8 @@ def judge(case: Case, box: Box, seconds: float = SECONDS, limit: int = BYTES) ->
 
 def _outcome(case: Case) -> tuple[str, str]:
     try:
-        case.call()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            case.call()
     except Accepted:
         return "accepted", ""
     except (Refused, InputError) as error:
