@@ -24,8 +24,8 @@ Arrays = dict[str, np.ndarray]
 
 FORMATS = "D4RL (.hdf5), d3rlpy (.h5), Minari (a folder), OGBench (.npz), or files written by rljax"
 STEP_KEYS = ("observations", "actions", "rewards", "terminals")
-LARGE = 2**28  # bytes of an array that are read however densely they are packed
-DENSE = 500  # times that a larger one may be packed
+LARGE = 2**29  # bytes of an array that are read however small they are in the file
+DENSE = 200  # times smaller than in memory that a larger array may be there
 FLAGS = ("terminals", "timeouts", "episode_terminals", "terminations", "truncations", "masks")
 
 
@@ -246,7 +246,7 @@ def _array(path: Path, group: Any, key: str) -> np.ndarray:
 
 
 def _require_dense(path: Path, key: str, size: int, stored: int) -> None:
-    """Refuse what is small as a file and would fill the memory; recordings, also of zeros, are denser or smaller."""
+    """Raise `InputError` for what is small as a file and would fill the memory, which no recording does."""
     if size > LARGE and size > DENSE * stored:
         raise InputError(f"{path}: {key!r} would be {size} bytes and takes {stored} in the file: this is no recording")
 
@@ -255,6 +255,8 @@ def _numbers(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     """``x`` if it holds finite numbers."""
     if x.dtype.kind not in "biuf":
         raise InputError(f"{path}: {key!r} holds {x.dtype}, not numbers")
+    if x.dtype.kind != "f":
+        return x
     with np.errstate(over="ignore"):
         finite = np.isfinite(x.astype(np.float32)).reshape(len(x), -1)
     if not finite.all():

@@ -1,10 +1,10 @@
-"""Divergence, made on purpose in one of three learners: it is marked within a chunk, and its neighbours keep every bit.
+"""Divergence, made on purpose in one of four learners: it is marked within a chunk, and its neighbours keep every bit.
 
 ``python tests/faults/divergence.py [--out benchmarks/divergence.json]`` goes through all agents and poisons and counts.
 
-A poison gets into the second learner between two chunks, so that the program is that of the calm run to compare with: a weight,
-a row of its replay, the rewards or the observations of its env from then on; or it is a step size, of another config, from the
-beginning; or a row of the data set, which all learners share.
+The learners are two seeds of two configs. A poison gets into the second learner between two chunks, so that the program is
+that of the calm run to compare with: a weight, a row of its replay, the rewards or the observations of its env from then on;
+or it is the step sizes of the second config, from the beginning; or a row of the data set, which all learners share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib
 import io
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ SIZES = {
 }
 DRAMA = {"size": wm.Size(2, 3, 16, 4, 5, 16, 1, 8, 1, 8, 1, 8), "length": 8, "starts": 4, "context": 2, "ahead": 3, "every": 5}
 CHUNK, AT, STEPS = 20, 40, 80  # steps of a chunk, steps before the poison, and all
-ILL = 1  # the learner that is poisoned
+ILL = 1  # the learner that is poisoned: the first seed of the second config
 
 WEIGHTS = ("weight nan", "weight inf", "rate x 1000", "rate 1e30")
 REWARDS = ("reward nan", "reward inf", "obs nan", "obs inf")
@@ -105,20 +104,20 @@ def wild(config: Any, rate: Callable[[float], float]) -> Any:
     return override(config, {name: rate(getattr(config, name)) for name in rates})
 
 
-def run(name: str, poison: str, out: Path | None = None) -> training.Result:
-    """A run of three seeds, or of two configs of two seeds; a ``poison`` of "" or "rate" is none."""
+def run(name: str, poison: str = "", out: Path | None = None, seeds: int | None = None) -> training.Result:
+    """A run of two seeds of two configs, or of so many ``seeds`` of one; without a ``poison`` it is calm."""
     agent = importlib.import_module(f"rljax.agents.{name}")
     discrete = name.endswith("discrete") or name in ("dqn", "ppo", "drama", "sqirl")
     kind, _, how = poison.partition(" ")
     config, value = tiny(agent), float(how) if how in ("nan", "inf") else 0.0
-    rates = {"x 1000": lambda x: 1000 * x, "1e30": lambda x: 1e30, "": lambda x: 0.9 * x}
-    configs, seeds = ([config, wild(config, rates[how])], 2) if kind == "rate" else (config, 3)
+    rates = {"x 1000": lambda x: 1000 * x, "1e30": lambda x: 1e30}
+    configs = [config, wild(config, rates.get(how, lambda x: 0.9 * x))] if seeds is None else config
     needs = not hasattr(config, "warmup") and name not in ("ppo", "sqirl") or hasattr(config, "recorded")
     kwargs = {"data": recorded(discrete, value if kind == "data" else 0.0)} if needs else {}
     counts = {"steps": STEPS, "eval_every": AT, "eval_episodes": 2, "log_every": CHUNK}
     with injected(kind, value) if kind in ("weight", "row", "reward", "obs") else contextlib.nullcontext():
         where = DISCRETE if discrete else CONTINUOUS
-        return training.train(agent, configs, where, seeds=seeds, out=out, **counts, **kwargs)
+        return training.train(agent, configs, where, seeds=seeds or 2, out=out, **counts, **kwargs)
 
 
 @contextlib.contextmanager
@@ -149,7 +148,7 @@ def _poisoned(state: Any, kind: str, value: float) -> Any:
     return state._replace(agent=jax.tree.unflatten(structure, leaves))
 
 
-def faults(name: str, poison: str, calm: training.Result, mixed: training.Result) -> list[str]:
+def faults(poison: str, calm: training.Result, mixed: training.Result) -> list[str]:
     """What is not as it should be in a run with a ``poison``, beside the run without."""
     found, learners = [], mixed.setup.learners
     expected = {ILL} if poison.split()[0] in ("weight", "row", "reward", "obs") else set(range(len(learners)))
@@ -207,13 +206,9 @@ def main(given: Divergence) -> int:
     """Run all; 1 if anything was not as it should be."""
     found: dict[str, dict[str, Any]] = {}
     for name in TABLE if given.only is None else (given.only,):
-        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory():
-            calm = {"": run(name, ""), "rate": run(name, "rate")}
-            mixed = {poison: run(name, poison) for poison in TABLE[name]}
-        found[name] = {
-            poison: {"diverged": sum(x.diverged), "faults": faults(name, poison, calm["rate" * poison.startswith("rate")], x)}
-            for poison, x in mixed.items()
-        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            calm, mixed = run(name), {poison: run(name, poison) for poison in TABLE[name]}
+        found[name] = {poison: {"diverged": sum(x.diverged), "faults": faults(poison, calm, x)} for poison, x in mixed.items()}
         print(name, json.dumps(found[name]), flush=True)
     rows = [row for agent in found.values() for row in agent.values()]
     total = {"agents": len(found), "runs": len(rows), "learners diverged": sum(row["diverged"] for row in rows)}
