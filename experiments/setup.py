@@ -629,7 +629,9 @@ def _read_spec(said: dict[str, Any]) -> Spec:
             _check_counts(n=fixed["n"])
             return Discrete(**fixed)
         array = Array(**fixed)
-        np.broadcast_to(np.zeros(1, array.dtype), array.shape), bounds(array)  # which raise what the caller expects
+        if any(np.asarray(x).dtype.kind not in "if" for x in (array.low, array.high)):
+            raise ValueError("the bounds of a space must be numbers")
+        np.broadcast_to(np.zeros(1, array.dtype), array.shape), bounds(array)  # or else a ValueError
         return array
 
     _check_counts(horizon=said["horizon"])

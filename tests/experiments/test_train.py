@@ -19,6 +19,8 @@ from rljax.base import InputError
 from rljax.config import config, leaf, override
 from rljax.experiments.train import Setup, load, prepare, programs, read_rows, train
 
+OFFLINE = {"name": "x", "hash": "0", "reference": None, "sampling": "uniform"}
+SPEC = {"obs": {"shape": [3]}, "action": {"n": 2}, "horizon": 5}
 TINY = override(
     sac.Config(),
     {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 100},
@@ -186,6 +188,11 @@ def test_damaged_files_are_refused(whole, tmp_path, file, text, sentence):
         ("config.json", {"reward": {"scale": "x"}}, "is damaged"),
         ("config.json", {"reward": {"scail": 1.0}}, "is damaged"),
         ("config.json", {"offline": {"name": "x"}}, "is damaged"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"obs": {"shape": [3], "low": None}}}, "must be numbers"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"obs": {"shape": [3], "dtype": "x"}}}, "is damaged"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"action": {"n": "two"}}}, "n must be a whole number"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"horizon": 0}}, "horizon must be at least 1"),
+        ("config.json", {"offline": OFFLINE}, "is damaged"),
         ("config.json", {"switch": 3}, "'switch' is missing or wrong"),
         ("checkpoints/600/host.json", {"capacity": None}, "'capacity' is missing or wrong"),
         ("checkpoints/600/host.json", {"capacity": 2**40}, "its numbers are no sizes"),
