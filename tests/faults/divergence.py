@@ -86,7 +86,7 @@ def recorded(discrete: bool, poison: float = 0.0) -> Dataset:
     rng, num = np.random.default_rng(0), 100
     obs, last = rng.normal(size=(num, 2)).astype(np.float32), np.arange(num) % 5 == 4
     action = rng.integers(0, 3, num).astype(np.int32) if discrete else rng.uniform(-1, 1, (num, 2)).astype(np.float32)
-    reward = rng.normal(size=num) + poison * (np.arange(num) == 7)
+    reward = np.where(np.arange(num) == 7, poison, 0.0) + rng.normal(size=num)
     never = np.zeros(num, bool)
     return from_steps(Steps(obs, action, reward, obs + 0.1, never, last, last, ~never), Info("point", "rljax"))
 
