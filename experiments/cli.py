@@ -559,6 +559,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text):
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    if "," not in text and numbers[0] > 1_000_000:
+        raise InputError(f"--seeds must be at most 1000000, got {text!r}")
     return numbers if "," in text else tuple(range(numbers[0]))
 
 

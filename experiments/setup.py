@@ -25,6 +25,7 @@ from rljax.data import Dataset, digest, fit, load, spec_of, weights
 from rljax.experiments import devices
 
 CAPACITY = 1_000_000  # transitions kept for replay by an agent that does not say; never more than the run has steps
+MOST_SEEDS = 1_000_000
 CHANGEABLE = ("steps", "eval_episodes")
 SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"agent": str, "env": (str, NoneType), "config": (dict, list), "seeds": list}
@@ -456,12 +457,13 @@ def _known_environment(out: Path, there: dict[str, Any]) -> Env | HostEnv | None
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int) and seeds > 0:
+    if isinstance(seeds, int) and 0 < seeds <= MOST_SEEDS:
         return tuple(range(seeds))
     given = [] if isinstance(seeds, int | str) else list(seeds)
     numbers = tuple(sorted(int(x) for x in given if isinstance(x, int | np.integer) and 0 <= x < 2**32 - 10_000))
     if not numbers or len(set(numbers)) < len(given):
-        raise InputError(f"seeds must be a number above 0, or distinct numbers from 0 to {2**32 - 10_001}, got {seeds!r}")
+        number, most = f"a number from 1 to {MOST_SEEDS}", 2**32 - 10_001
+        raise InputError(f"seeds must be {number}, or distinct numbers from 0 to {most}, got {seeds!r}")
     return numbers
 
 

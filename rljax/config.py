@@ -108,9 +108,9 @@ def override(base: C, changes: Mapping[str, Any], where: str = "config") -> C:
                 raise InputError(f"{where}.{name} must be one of {', '.join(choices)}, got {value!r}")
             value = choices[value]
         elif not _fits(value, hints[name]):
-            raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {_short(value)}")
+            raise InputError(f"{where}.{name} must be {_type_name(hints[name])}, got {value!r}")
         elif dataclasses.is_dataclass(fields[name].default) and jax.tree_util.all_leaves([value]):
-            raise InputError(f"{where}.{name} must be an object of a class made with @config, got {_short(value)}")
+            raise InputError(f"{where}.{name} must be an object of a class made with @config, got {value!r}")
         base = dataclasses.replace(base, **{name: value})  # type: ignore[type-var]
     return base
 
@@ -218,11 +218,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple and args:
         return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
     return not isinstance(origin, type) or (isinstance(value, origin) and not isinstance(value, type))
-
-
-def _short(value: Any) -> str:
-    """``value`` in a line."""
-    return " ".join(repr(value).split())
 
 
 def _type_name(hint: Any) -> str:

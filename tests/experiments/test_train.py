@@ -174,7 +174,7 @@ def test_damaged_files_are_refused(whole, tmp_path, file, text, sentence):
 @pytest.mark.parametrize(
     ("file", "change", "sentence"),
     [
-        ("config.json", {"seeds": ["x"]}, "seeds must be a number above 0"),
+        ("config.json", {"seeds": ["x"]}, "seeds must be a number from 1 to 1000000"),
         ("config.json", {"steps": "many"}, "'steps' is missing or wrong"),
         ("config.json", {"steps": -1}, "steps must be at least 1, got -1"),
         ("config.json", {"eval_every": 10**30}, "'eval_every' is missing or wrong"),

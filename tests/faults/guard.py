@@ -1,7 +1,7 @@
 """What becomes of an input that is handed to the command ``rljax`` or to a function, in this process: `judge`.
 
-* refused: exit code 2 and one line on stderr, or of a function an `InputError`, `TypeError` or `ValueError` of one line, or,
-  where an object of another class is expected, Python's `AttributeError` that names both;
+* refused: exit code 2 and one line on stderr, or of a function an `InputError`, `TypeError`, `ValueError` or `OverflowError`
+  of one line, or, where an object of another class is expected, Python's `AttributeError` that names both;
 * accepted: it is legal after all; what would then be trained, measured or played is left out (`stubs`);
 * traceback, hang (`SECONDS`), memory (`BYTES` more than before), and stray: something outside the working folder was written,
   a refusal left a file, a program was started, a connection made, or code run that lies in the data.
@@ -173,7 +173,7 @@ def _outcome(case: Case) -> tuple[str, str]:
         return ("refused" if said.strip() and "\n" not in said else "traceback"), said
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        clear = isinstance(error, TypeError | ValueError) and "\n" not in str(error) and str(error).strip()
+        clear = isinstance(error, TypeError | ValueError | OverflowError) and "\n" not in str(error) and str(error).strip()
         other = isinstance(error, AttributeError) and re.fullmatch(
             r"(type object )?'.*' (object )?has no attribute '.*'", str(error)
         )
