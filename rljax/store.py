@@ -101,7 +101,7 @@ def inside(run: Path, name: str) -> Path:
         InputError: if there is something that is neither a file nor a folder, or a link that leads out of the run folder.
     """
     path = run / name
-    if not path.resolve().is_relative_to(run.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):  # `Path.resolve` fails in a loop
         raise InputError(f"{path} is a link that leads out of the run folder: put what it leads to in its place")
     if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is neither a file nor a folder: remove it")
@@ -154,9 +154,7 @@ def locked(run: Path) -> Iterator[None]:
     made, unlocked = [p for p in (run, *run.parents) if not p.exists()], not (run / ".lock").exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
-        for path in run.rglob("*"):
-            inside(run, str(path.relative_to(run)))
-        file = (run / ".lock").open("a")
+        file = inside(run, ".lock").open("a")
     except OSError as error:
         raise InputError(f"cannot write to {run}: {error.strerror}; choose another folder with --out") from None
     with file:
@@ -169,6 +167,8 @@ def locked(run: Path) -> Iterator[None]:
                 f"{run} cannot be locked ({error.strerror}): choose a folder on a file system with flock"
             ) from None
         try:
+            for path in run.rglob("*"):
+                inside(run, str(path.relative_to(run)))
             yield
         except InputError:
             if unlocked:
@@ -184,6 +184,8 @@ def locked(run: Path) -> Iterator[None]:
 
 def is_locked(run: Path) -> bool:
     """Whether a process holds the lock of the run folder."""
+    if not (run / ".lock").is_file():
+        return False
     try:
         with (run / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

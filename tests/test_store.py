@@ -165,7 +165,7 @@ def test_inside(tmp_path):
     for name in ("out", "up", "../mine", "/etc/passwd"):
         with pytest.raises(InputError, match="leads out of the run folder"):
             store.inside(run, name)
-    for name in ("pipe",):
+    for name in ("pipe", "loop"):
         with pytest.raises(InputError, match="neither a file nor a folder"):
             store.inside(run, name)
     with pytest.raises(InputError), store.locked(run):

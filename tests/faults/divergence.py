@@ -198,7 +198,7 @@ def _finite(result: training.Result, i: int) -> bool:
 class Divergence:
     """Poison every agent in every way, and say what came of it."""
 
-    out: Path | None = None  # the JSON file
+    out: Path | None = None  # the JSON file, of which --only changes its agent
     only: str | None = None  # one agent
 
 
@@ -210,12 +210,13 @@ def main(given: Divergence) -> int:
             calm, mixed = run(name), {poison: run(name, poison) for poison in TABLE[name]}
         found[name] = {poison: {"diverged": sum(x.diverged), "faults": faults(poison, calm, x)} for poison, x in mixed.items()}
         print(name, json.dumps(found[name]), flush=True)
+    if given.only and given.out and given.out.exists():
+        found = json.loads(given.out.read_text())["agents"] | found
     rows = [row for agent in found.values() for row in agent.values()]
     total = {"agents": len(found), "runs": len(rows), "learners diverged": sum(row["diverged"] for row in rows)}
     total["faults"] = sum(map(len, (row["faults"] for row in rows)))
     if given.out is not None:
         given.out.write_text(json.dumps({"total": total, "agents": found}, indent=1) + "\n")
-    print(total)
     return int(total["faults"] > 0)
 
 
