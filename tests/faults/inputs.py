@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import pkgutil
 import random
 import shutil
 import struct
@@ -40,7 +39,6 @@ from guard import BAD, Box, Case, command, judge, named, stubs
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import rljax.agents
 from rljax import data, envs, heads, horizon, mdp, statistics, store
 from rljax.data import mdps
 from rljax.envs import tabular
@@ -536,13 +534,13 @@ def _sweep(name: str, value: Any) -> None:
 
 def inner(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Every other public function, with values that it was not made for."""
-    found = []
-    for package in (rljax, rljax.agents, envs, data, heads):
-        for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
-            if not any(part in module.name for part in ("experiments", "with_minari", "alias", "from_ale")):
-                loaded = importlib.import_module(module.name)
-                own = [f for f in vars(loaded).values() if inspect.isfunction(f) and f.__module__ == loaded.__name__]
-                found += [f for f in own if not f.__name__.startswith("_")]
+    agents = [f"rljax.agents.{name}" for name in cli.agent_names()]
+    modules = [importlib.import_module(name) for name in (*agents, *sorted(sys.modules)) if name.startswith("rljax.")]
+    modules = [
+        m for m in modules if not any(part in m.__name__ for part in ("experiments", "with_minari", "alias", "from_ale"))
+    ]
+    own = [f for m in modules for f in vars(m).values() if inspect.isfunction(f) and f.__module__ == m.__name__]
+    found = [f for f in own if not f.__name__.startswith("_")]
     found = sorted(set(found), key=lambda f: (f.__module__, f.__qualname__))
     for i in range(num):
         f = found[i % len(found)]
