@@ -421,6 +421,8 @@ def _rearranged(rng: random.Random, box: Box) -> str:
 
 def environments(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Names and options of environments."""
+    for name in ("brax/hopper", "gymnax/CartPole-v1", "gymnasium/CartPole-v1"):  # what is imported takes its time once
+        envs.make(name)
     bases = [name for name in envs.names() if not name.startswith("ale/")]
     bases += ["tabular/mdp.npz", "tabular/data.npz", "gymnasium/CartPole-v1", "ale/Pong"]
     options = "horizon sticky observation backend shown asked length size k actions depth side terminal \u202e".split()

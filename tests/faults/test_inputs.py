@@ -59,7 +59,7 @@ FAILURES = {
     "traceback": (
         raises(KeyError("config")),
         raises(AttributeError("it is None")),
-        raises(InputError("two\nlines")),
+        raises(ValueError("two\nlines")),
         raises(InputError("")),
     ),
     "hang": (forever, lambda: time.sleep(60)),
