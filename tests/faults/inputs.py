@@ -98,6 +98,8 @@ def recorded(num: int = 40) -> dict[str, np.ndarray]:
 def furnish(box: Box) -> None:
     """A data set, an MDP, a study and a run of two seeds, for the working folder."""
     os.chdir(box.work)
+    for name in ("brax/hopper", "gymnax/CartPole-v1", "gymnasium/CartPole-v1"):  # their libraries take time to import
+        envs.make(name)
     np.savez("data.npz", **recorded())
     with h5py.File("data.hdf5", "w") as file:
         file.update(recorded())
@@ -421,8 +423,6 @@ def _rearranged(rng: random.Random, box: Box) -> str:
 
 def environments(rng: random.Random, num: int, box: Box) -> Iterator[Case]:
     """Names and options of environments."""
-    for name in ("brax/hopper", "gymnax/CartPole-v1", "gymnasium/CartPole-v1"):  # what is imported takes its time once
-        envs.make(name)
     bases = [name for name in envs.names() if not name.startswith("ale/")]
     bases += ["tabular/mdp.npz", "tabular/data.npz", "gymnasium/CartPole-v1", "ale/Pong"]
     options = "horizon sticky observation backend shown asked length size k actions depth side terminal \u202e".split()
@@ -601,7 +601,7 @@ def main(given: Inputs) -> int:
     if given.out is not None:
         old = json.loads(given.out.read_text())["groups"] if given.only and given.out.exists() else {}
         merged = {name: (old | found)[name] for name in GROUPS if name in old | found}
-        total = sum((Counter(x["counts"]) for x in merged.values()), Counter())
+        total = {key: sum(x["counts"][key] for x in merged.values()) for key in ("tried", "refused", "accepted", *BAD)}
         given.out.write_text(json.dumps({"seed": given.seed, "total": total, "groups": merged}, indent=1) + "\n")
     return int(any(x["failures"] for x in found.values()))
 
