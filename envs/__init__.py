@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+import numpy as np
+
 from rljax.base import Env, HostEnv, InputError
 from rljax.envs import from_ale, from_brax, from_gymnasium, from_gymnax, maze, pendulum, recall, tabular
 from rljax.envs.contract import check
@@ -26,6 +28,8 @@ _ADAPTERS = MappingProxyType(
         "tabular": tabular,
     }
 )
+
+MOST = 2**31  # what counts env steps and copies is 32 bits wide
 
 if __name__ == "envs":  # python runs in the checkout's root
     from rljax.alias import alias
@@ -46,8 +50,12 @@ def make(name: str, num_envs: int = 1, **options: Any) -> Env | HostEnv:
     >>> make("pendulum", num_envs=2, horizon=50).name
     'pendulum?horizon=50'
     """
-    if num_envs < 1:
-        raise InputError(f"num_envs must be at least 1, got {num_envs}")
+    if not isinstance(name, str):
+        raise InputError(f"an environment's name must be text, got {type(name).__name__}")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer):
+        raise InputError(f"num_envs must be a whole number, got {type(num_envs).__name__}")
+    if not 1 <= num_envs < MOST:
+        raise InputError(f"num_envs must be at least 1 and below {MOST}, got {num_envs}")
     base, _, query = name.partition("?")
     given = {k: v[-1] for k, v in parse_qs(query, keep_blank_values=True).items()} | options
     family, _, env_id = base.partition("/")
@@ -87,8 +95,9 @@ def _options(base: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict
     chosen = {k: str(given[k]) for k in sorted(given) if str(given[k]) != str(defaults[k])}
     for k, text in chosen.items():
         kind = _kind(k, defaults[k])
-        if kind is int and not (text.isdecimal() and int(text) > 0):
-            raise InputError(f"{k} of {base} must be a whole number{' of env steps' * (k == 'horizon')} above 0, got {text!r}")
+        if kind is int and not (re.fullmatch(r"\d{1,18}", text) and 0 < int(text) < MOST):
+            unit = " of env steps" * (k == "horizon")
+            raise InputError(f"{k} of {base} must be a whole number{unit} above 0 and below {MOST}, got {text!r}")
         if kind is float and not re.fullmatch(r"\d*\.?\d+", text):
             raise InputError(f"{k} of {base} must be a number, got {text!r}")
     if "backend" in chosen and chosen["backend"] not in from_brax.BACKENDS:

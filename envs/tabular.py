@@ -25,6 +25,7 @@ from rljax.mdp import MDP, deterministic
 OBSERVATIONS = ("one_hot", "index", "pixels")
 SUFFIX = ".npz"
 CHUNK = 256  # states that `from_env` steps at once
+MOST = 1_000_000  # pairs of a state and an action in a family
 
 
 class State(NamedTuple):
@@ -211,6 +212,7 @@ def chain(length: int = 8) -> MDP:
 
     Greedy on the random policy's Q is optimal (k_min 1), though the reward lies ``length`` steps ahead.
     """
+    _require_size(2 * length)
     right = np.append(np.arange(1, length), -1)
     left = np.maximum(np.arange(length) - 1, 0)
     return deterministic(np.stack([left, right], 1), np.outer(right < 0, [0.0, 1.0]), 2 * length)
@@ -218,6 +220,7 @@ def chain(length: int = 8) -> MDP:
 
 def tree(depth: int = 6, actions: int = 2) -> MDP:
     """A full tree of which one leaf, behind the last action at every branch, gives 1: k_min 1, and planning ``depth`` ahead."""
+    _require_size(depth if actions == 1 else MOST + 1 if depth > 60 else actions**depth)
     nodes = (actions**depth - 1) // (actions - 1) if actions > 1 else depth
     successor = np.arange(nodes)[:, None] * actions + np.arange(1, actions + 1)
     reward = np.zeros((nodes, actions))
@@ -227,6 +230,7 @@ def tree(depth: int = 6, actions: int = 2) -> MDP:
 
 def grid(size: int = 5) -> MDP:
     """An empty square of ``size`` x ``size`` cells, from one corner to the opposite one, which gives 1; 4 ``size`` steps."""
+    _require_size(4 * size**2)
     successor = np.zeros((size, size, 4), int)
     for x, y in itertools.product(range(size), repeat=2):
         ends = (x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)
@@ -242,12 +246,18 @@ def trap(k: int = 2, actions: int = 2) -> MDP:
     Only the last action opens a lock, all others end the episode. The random policy opens them so rarely that greedy on Q^j
     takes the bait for all j below ``k``, which is k_min and the effective planning window.
     """
+    _require_size(k * actions)
     successor, reward = np.full((k, actions), -1), np.zeros((k, actions))
     successor[:-1, -1] = np.arange(1, k)
     reward[-1, -1] = 1.0
     successor[0, 1:] = 1 if k > 1 else -1
     reward[0, 0] = (1 + 1 / actions) / 2
     return deterministic(successor, reward, k)
+
+
+def _require_size(pairs: int) -> None:
+    if pairs > MOST:
+        raise InputError(f"a table of more than {MOST} pairs of a state and an action is too large: choose smaller numbers")
 
 
 def _shrunk(screens: np.ndarray, side: int) -> np.ndarray:

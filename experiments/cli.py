@@ -342,6 +342,7 @@ def _swept(given: Train, preset: Any, env: str | None, kwargs: dict[str, Any]) -
 
 def finish(result: Any, out: Path) -> int:
     """Print the table of the run in ``out`` and draw its curve.png; 0, or 130 if it was stopped before its end."""
+    from rljax import store
     from rljax.experiments import report
 
     if result.step < result.setup.steps:
@@ -349,7 +350,7 @@ def finish(result: Any, out: Path) -> int:
     if not any(row["kind"] == "eval" for row in result.rows):
         print(f"run in {out}; it was not evaluated")
         return 0
-    report.save_curve(report.read_before(out) + result.rows, result.setup.describe(), out / "curve.png")
+    report.save_curve(report.read_before(out) + result.rows, result.setup.describe(), store.inside(out, "curve.png"))
     print(report.table(result.rows))
     if result.setup.switch:
         print(report.switch(result.rows))
@@ -453,9 +454,10 @@ def compare(args: list[str]) -> int:
 def track(args: list[str]) -> int:
     """``rljax track``."""
     given = forms.parse(Track, args, "rljax track")
+    from rljax import store
     from rljax.experiments import track as tracking
 
-    out = given.out or given.run / "tensorboard"
+    out = given.out or store.inside(given.run, "tensorboard")
     to = tracking.tensorboard(out) if given.wandb is None else tracking.wandb(given.wandb, given.run)
     count = tracking.track(given.run, to, given.follow)
     print(f"{count} rows for {f'TensorBoard in {out}' if given.wandb is None else f'the project {given.wandb}'}")
@@ -477,8 +479,9 @@ def show(args: list[str]) -> int:
     print(report.table(rows, report.shown(rows)))
     if described.get("switch"):
         print(report.switch(rows))
-    report.save_curve(report.read_before(given.run) + rows, described, given.run / "curve.png")
-    print(f"curve in {given.run / 'curve.png'}")
+    path = store.inside(given.run, "curve.png")
+    report.save_curve(report.read_before(given.run) + rows, described, path)
+    print(f"curve in {path}")
     return 0
 
 
@@ -488,11 +491,12 @@ def play(args: list[str]) -> int:
     if given.episodes < 1:
         raise InputError(f"--episodes must be at least 1, got {given.episodes}")
     keep_programs()
+    from rljax import store
     from rljax.experiments import report
     from rljax.experiments.train import load
 
     numbers, suffix, contents = report.play(load(given.run), given.seed, given.episodes, given.imagine)
-    path = given.out or given.run / f"{'imagine' if given.imagine else 'play'}{suffix}"
+    path = given.out or store.inside(given.run, f"{'imagine' if given.imagine else 'play'}{suffix}")
     if path.suffix != suffix:
         raise InputError(f"this is drawn as {suffix}, so --out must end in it, got {path}")
     path.write_bytes(contents)
@@ -557,6 +561,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text):
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    if "," not in text and numbers[0] > 1_000_000:
+        raise InputError(f"--seeds must be at most 1000000, got {text!r}")
     return numbers if "," in text else tuple(range(numbers[0]))
 
 
@@ -643,5 +649,7 @@ def _no_arguments(command: str, args: list[str]) -> None:
 
 
 def _fail(sentence: str) -> None:
-    print(f"rljax: error: {sentence}", file=sys.stderr)
+    """Say it in one line; a name from a file or a command line may hold what would move a terminal's cursor."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+    print(f"rljax: error: {plain}", file=sys.stderr)
     sys.exit(2)

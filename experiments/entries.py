@@ -93,7 +93,7 @@ def folders(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if (path / "study.json").exists():
-            found += [path / row["folder"] for row in store.read_json(path / "study.json") if (path / row["folder"]).exists()]
+            found += _programs(path)
         elif (path / "config.json").exists():
             found.append(path)
         else:
@@ -101,6 +101,16 @@ def folders(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise InputError(f"nothing of {', '.join(map(str, paths))} is trained yet")
     return list(dict.fromkeys(path.absolute() for path in found))
+
+
+def _programs(study: Path) -> list[Path]:
+    """The run folders of a study that there are."""
+    path = study / "study.json"
+    rows = store.read_json(path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path} is damaged: give the command of the study again, which writes it")
+    names = [store.require(path, row, {"folder": str})["folder"] for row in rows]
+    return [study / name for name in names if (study / name).exists()]
 
 
 def read(runs: Sequence[Path]) -> list[Entry]:
@@ -122,6 +132,8 @@ def read(runs: Sequence[Path]) -> list[Entry]:
         env = " ".join(str(x) for x in (settings["env"], data.get("name")) if x)
         extra = {name: data[name] for name in ("sampling",) if name in data}
         for index, config in enumerate(configs):
+            if index not in frame:
+                raise InputError(f"{run} has no evaluation of config {index}: there is nothing to report of it yet")
             failed = frozenset(seed for row, seed in dead if row == index)
             found.append(Entry(run, settings["agent"], env, _flat(config) | extra, frame[index], failed, normalized.get(index)))
     return [entry._replace(label=name) for entry, name in zip(found, _labels(found), strict=True)]

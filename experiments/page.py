@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,8 +80,8 @@ def _scores(found: Sequence[Entry]) -> pd.DataFrame:
         last, best = entry.last, entry.best
         low, high = statistics.interval(last)
         raw = " ".join(f"{x:.1f}" for x in last)
-        figures = {"IQM": statistics.iqm(last), "low": low, "high": high, "best": statistics.iqm(best)}
-        figures = {name: float(x) for name, x in figures.items()}
+        numbers = {"IQM": statistics.iqm(last), "low": low, "high": high, "best": statistics.iqm(best)}
+        figures = {name: float(x) for name, x in numbers.items()}
         if any(other.normalized is not None for other in found):
             figures["normalised IQM"] = float(statistics.iqm(entry.normalized_last))
         counts = {"step": int(entry.scores.index[-1]), "seeds": entry.scores.shape[1], "diverged": len(entry.dead)}
@@ -151,23 +152,25 @@ def _runs(found: Sequence[Entry]) -> pd.DataFrame:
     """What each run took, and under what."""
     rows = []
     for run in dict.fromkeys(entry.folder for entry in found):
-        timing = store.read_rows(run / "timing.jsonl") if (run / "timing.jsonl").exists() else []
-        versions = store.read_json(run / "versions.json")[-1] if (run / "versions.json").exists() else {}
-        compiling = sum(row["seconds"] for row in timing if "compiled" in row)
-        packages = versions.get("packages", {})
-        rows.append(
-            {
-                "run": run.name,
-                "training [s]": round(sum(row["seconds"] for row in timing if "compiled" not in row), 1),
-                "compiling [s]": round(compiling, 1),
-                "device": versions.get("device", ""),
-                "versions": ", ".join(
-                    f"{name} {packages[name]}" for name in ("rljax", "jax", "flax", "optax") if name in packages
-                ),
-                "commit": (versions.get("git") or "")[:9],
-            }
-        )
+        try:
+            rows.append({"run": run.name} | _took(run))
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError):
+            raise InputError(f"timing.jsonl or versions.json of {run} is damaged: restore it, or remove it") from None
     return pd.DataFrame(rows)
+
+
+def _took(run: Path) -> dict[str, Any]:
+    timing = store.read_rows(run / "timing.jsonl") if (run / "timing.jsonl").exists() else []
+    versions = store.read_json(run / "versions.json")[-1] if (run / "versions.json").exists() else {}
+    compiling = math.fsum(row["seconds"] for row in timing if "compiled" in row)
+    packages = versions.get("packages", {})
+    return {
+        "training [s]": round(math.fsum(row["seconds"] for row in timing if "compiled" not in row), 1),
+        "compiling [s]": round(compiling, 1),
+        "device": str(versions.get("device", "")),
+        "versions": ", ".join(f"{name} {packages[name]}" for name in ("rljax", "jax", "flax", "optax") if name in packages),
+        "commit": (versions.get("git") or "")[:9],
+    }
 
 
 def _cell(value: Any) -> markupsafe.Markup:

@@ -15,6 +15,7 @@ from rljax import evaluate, statistics, store
 from rljax.base import Env, HostEnv, InputError
 from rljax.data import ENDS, Dataset
 from rljax.experiments import imagination
+from rljax.experiments.setup import checked_rows
 from rljax.experiments.train import Result, Rows
 
 
@@ -34,7 +35,10 @@ def scores(rows: Rows, metric: str = "eval/return") -> pd.DataFrame:
 def read_before(out: Path) -> Rows:
     """The evaluations before a run that fine-tunes, with steps below 0; none for other runs."""
     path = out / "before.json"
-    return store.read_json(path) if path.exists() else []
+    found = store.read_json(path) if path.exists() else []
+    if not isinstance(found, list):
+        raise InputError(f"{path} is damaged: restore it, or start anew with --fresh")
+    return checked_rows(out, found, "before.json")
 
 
 def diverged(rows: Rows) -> set[tuple[int, int]]:

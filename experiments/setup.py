@@ -6,10 +6,11 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +25,17 @@ from rljax.data import Dataset, digest, fit, load, spec_of, weights
 from rljax.experiments import devices
 
 CAPACITY = 1_000_000  # transitions kept for replay by an agent that does not say; never more than the run has steps
+MOST_SEEDS = 1_000_000
 CHANGEABLE = ("steps", "eval_episodes")
-SETTINGS = frozenset({"agent", "env", "config", "seeds", "num_envs", "eval_every", "log_every", *CHANGEABLE})
+SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"agent": str, "env": (str, NoneType), "config": (dict, list), "seeds": list}
+    | dict.fromkeys(("num_envs", "eval_every", "log_every", *CHANGEABLE), int)
+)
+ROW: Mapping[str, Any] = MappingProxyType({"step": int, "seed": int, "config": int, "phase": str, "kind": str})
+HOST: Mapping[str, Any] = MappingProxyType(
+    {"identity": str, "diverged": list, "metrics_digest": str, "pending": str}
+    | dict.fromkeys(("iteration", "capacity", "metrics_bytes"), int)
+)
 
 
 @dataclass(frozen=True)
@@ -334,10 +344,42 @@ def read_settings(out: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is missing or damaged.
     """
-    there = store.read_json(out / "config.json")
-    if not (isinstance(there, dict) and SETTINGS <= there.keys()):
-        raise InputError(f"{out / 'config.json'} is damaged, settings are missing: restore it, or start anew with --fresh")
-    return there
+    path = out / "config.json"
+    there = store.require(path, store.read_json(path), SETTINGS)
+    optional: dict[str, Any] = {name: dict for name in ("offline", "switch", "reward", "spec") if name in there}
+    for row in there["config"] if isinstance(there["config"], list) else []:
+        store.require(path, {"config": row}, {"config": dict})
+    return store.require(path, there, optional)
+
+
+def checked_rows(out: Path, rows: list[dict[str, Any]], name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """``rows`` of the run's file ``name``, if all of them are of its learners, and hold numbers.
+
+    Raises:
+        InputError: if they are not.
+    """
+    there = read_settings(out)
+    configs, seeds = len(there["config"]) if isinstance(there["config"], list) else 1, there["seeds"]
+    for row in rows:
+        store.require(out / name, row, {**ROW, **dict.fromkeys((key for key in row if "/" in key), (int, float))})
+        if row["seed"] not in seeds or not 0 <= row["config"] < configs:
+            raise InputError(f"{out / name} is damaged, it has rows of other seeds or configs: restore it")
+    return rows
+
+
+def checked_host(out: Path, found: tuple[int, dict[str, Any]] | None) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint's step and ``host`` as `rljax.store.newest` gives them, if they are a run's.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if found is not None:
+        path = out / "checkpoints" / str(found[0]) / "host.json"
+        host = store.require(path, found[1], HOST)
+        if min(host["iteration"], host["capacity"], host["metrics_bytes"]) < 0 or host["capacity"] > found[0] + 2**31:
+            raise InputError(f"{path} is damaged, its numbers are no sizes: restore it, or start anew with --fresh")
+        checked_rows(out, store.parse_rows(path, host["pending"]))
+    return found
 
 
 def read_setup(out: Path) -> Setup:
@@ -348,24 +390,33 @@ def read_setup(out: Path) -> Setup:
     """
     there = read_settings(out)
     try:
-        agent = importlib.import_module("rljax.agents." + there["agent"])
-    except ImportError:
-        raise InputError(f"{out} was made by agent {there['agent']}, which is not part of rljax: load it with train") from None
+        return _resolved(out, there)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # as there are ways to be wrong
+        said = " ".join(str(error).split())
+        raise InputError(f"{out / 'config.json'} is damaged ({said}): restore it, or start anew with --fresh") from None
+
+
+def _resolved(out: Path, there: dict[str, Any]) -> Setup:
+    """The `Setup` that was described as ``there``."""
+    if not re.fullmatch("[a-z0-9_]+", there["agent"]) or not find_spec("rljax.agents." + there["agent"]):
+        raise InputError(f"{out} was made by agent {there['agent']}, which is not part of rljax: load it with train")
+    agent = importlib.import_module("rljax.agents." + there["agent"])
     rows = there["config"] if isinstance(there["config"], list) else [there["config"]]
-    try:
-        configs = tuple(from_dict(agent.Config, row) for row in rows)
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{out / 'config.json'} does not fit the config of {there['agent']} ({error})") from None
+    configs = tuple(from_dict(agent.Config, row) for row in rows)
     offline, switch = there.get("offline"), there.get("switch")
     if offline:
         offline = Offline(**(offline | {"reference": _tuples(offline["reference"])}))
     if switch:
         switch = Switch(**(switch | {"reference": _tuples(switch["reference"])}))
     env = _known_environment(out, there)
-    reward = Reward(**there.get("reward", {}))
     counts = {name: there[name] for name in ("steps", "eval_every", "eval_episodes", "log_every")}
+    _check_counts(**counts)
     spec = _read_spec(there["spec"]) if offline else env.spec
-    return Setup(agent, configs, env, spec, tuple(there["seeds"]), **counts, reward=reward, offline=offline, switch=switch)
+    configs, seeds = _configs(agent, configs, spec), _seeds(there["seeds"])
+    setup = Setup(agent, configs, env, spec, seeds, **counts, offline=offline, switch=switch)
+    return _rewarded(setup, Reward(**there.get("reward", {})))
 
 
 def _configs(agent: ModuleType, config: Any, spec: Spec) -> tuple[Any, ...]:
@@ -406,12 +457,13 @@ def _known_environment(out: Path, there: dict[str, Any]) -> Env | HostEnv | None
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int) and seeds > 0:
+    if isinstance(seeds, int) and 0 < seeds <= MOST_SEEDS:
         return tuple(range(seeds))
     given = [] if isinstance(seeds, int | str) else list(seeds)
     numbers = tuple(sorted(int(x) for x in given if isinstance(x, int | np.integer) and 0 <= x < 2**32 - 10_000))
     if not numbers or len(set(numbers)) < len(given):
-        raise InputError(f"seeds must be a number above 0, or distinct numbers from 0 to {2**32 - 10_001}, got {seeds!r}")
+        number, most = f"a number from 1 to {MOST_SEEDS}", 2**32 - 10_001
+        raise InputError(f"seeds must be {number}, or distinct numbers from 0 to {most}, got {seeds!r}")
     return numbers
 
 
@@ -575,8 +627,16 @@ def _describe_spec(spec: Spec) -> dict[str, Any]:
 def _read_spec(said: dict[str, Any]) -> Spec:
     def space(fields: dict[str, Any]) -> Any:
         fixed = {k: _tuples(v) for k, v in fields.items()}
-        return Discrete(**fixed) if "n" in fixed else Array(**fixed)
+        if "n" in fixed:
+            _check_counts(n=fixed["n"])
+            return Discrete(**fixed)
+        array = Array(**fixed)
+        if any(np.asarray(x).dtype.kind not in "if" for x in (array.low, array.high)):
+            raise ValueError("the bounds of a space must be numbers")
+        np.broadcast_to(np.zeros(1, array.dtype), array.shape), bounds(array)  # or else a ValueError
+        return array
 
+    _check_counts(horizon=said["horizon"])
     return Spec(space(said["obs"]), space(said["action"]), said["horizon"])
 
 

@@ -76,6 +76,9 @@ class Run:
 
     def changes(self) -> list[dict[str, Any]]:
         """The fields that vary, with their values, for each config."""
+        for name in ("config", "grid", "draws"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InputError(f"{name} of a run must be a dictionary of fields, got {type(getattr(self, name)).__name__}")
         for name, values in self.grid.items():
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 raise InputError(f"grid[{name!r}] must be a list of values, got {values!r}")

@@ -23,7 +23,19 @@ from rljax.base import Agent, Array, Batch, Env, HostEnv, InputError, Spec, to_e
 from rljax.data import Dataset, mc_returns, normalized_score, weights
 from rljax.experiments import devices, machine, progress
 from rljax.experiments.machine import stop_signals
-from rljax.experiments.setup import Reward, Setup, Start, identity, prepare, read_setup, refuse_no_run, refuse_other
+from rljax.experiments.setup import (
+    HOST,
+    Reward,
+    Setup,
+    Start,
+    checked_host,
+    checked_rows,
+    identity,
+    prepare,
+    read_setup,
+    refuse_no_run,
+    refuse_other,
+)
 
 PyTree = Any
 Rows = list[dict[str, Any]]
@@ -241,7 +253,7 @@ def load(out: str | Path) -> Result:
     """
     out = Path(out).absolute()
     setup = read_setup(out)
-    found = store.newest(out, progress.warn)
+    found = checked_host(out, store.newest(out, progress.warn))
     if found is None:
         raise InputError(f"{out} has no whole checkpoint: run its command, at least until the first checkpoint")
     step, host = found
@@ -276,12 +288,13 @@ def read_rows(out: Path) -> Rows:
     path = out / "metrics.jsonl"
     rows, host = store.read_rows(path), store.newest_host(out)
     if host is not None:
+        host = store.require(out / "checkpoints", host, HOST)
         store.require_prefix(path, host["metrics_bytes"], host["metrics_digest"])
-    return rows
+    return checked_rows(out, rows)
 
 
 def _refuse_changed_settings(setup: Setup, out: Path, host: dict[str, Any]) -> None:
-    if host["identity"] != identity(setup.describe()):
+    if host["identity"] != identity(setup.describe()) or len(host["diverged"]) != len(setup.learners):
         raise InputError(f"{out / 'config.json'} was changed after the run began: restore it, or start anew with --fresh")
 
 
@@ -363,7 +376,7 @@ def _clipped(setup: Setup, rows: Rows) -> str:
 
 def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     """The state to go on from, and the rows that lead to it: the newest checkpoint's, or the beginning's."""
-    found = None if out is None else store.newest(out, progress.say)
+    found = None if out is None else checked_host(out, store.newest(out, progress.say))
     if found is None and out is not None and (out / "checkpoints").exists():
         progress.say("no whole checkpoint is left: starting from step 0")
     if found is not None and out is not None:
@@ -392,7 +405,7 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
     progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
     state, alive = devices.spread(setup.mesh, (state, ~jnp.asarray(host["diverged"])))
-    return Progress(host["iteration"], state, alive, capacity), store.read_rows(out / "metrics.jsonl")
+    return Progress(host["iteration"], state, alive, capacity), checked_rows(out, store.read_rows(out / "metrics.jsonl"))
 
 
 def _save(out: Path, setup: Setup, at: Progress, pending: Rows) -> None:

@@ -18,7 +18,10 @@ PyTree = Any
 
 
 class InputError(ValueError):
-    """A user's mistake: one sentence that says what is wrong, where, and what to do."""
+    """A user's mistake: one sentence that says what is wrong, where, and what to do; one line, whatever it quotes."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(" ".join(sentence.splitlines()))
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
             return tuple(value) if name in statics else jnp.asarray(value, float)
         if isinstance(value, dict) and "type" in value:
             return from_dict(_resolve(value["type"]), {k: v for k, v in value.items() if k != "type"})
-        return _resolve(value["function"]) if isinstance(value, dict) else value
+        return _resolve(value.get("function")) if isinstance(value, dict) else value
 
     return override(cls(), {name: decode(name, value) for name, value in values.items()})
 
@@ -229,9 +229,12 @@ def _path(obj: Callable[..., Any]) -> str:
     return f"{obj.__module__}:{obj.__qualname__}"
 
 
-def _resolve(path: str) -> Any:
-    module, _, name = path.partition(":")
-    found = getattr(importlib.import_module(module), name) if module.partition(".")[0] == "rljax" else None
+def _resolve(path: Any) -> Any:
+    module, _, name = str(path).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name) if module.partition(".")[0] == "rljax" else None
+    except (ImportError, AttributeError):
+        found = None
     if getattr(found, "__module__", "").partition(".")[0] != "rljax":  # nor anything that a module of ours has imported
         raise InputError(
             f"config refers to {path}, which is not part of rljax: rebuild the config in Python and pass it to train"

@@ -35,6 +35,8 @@ def checked(mdp: MDP) -> MDP:
         InputError: for shapes that do not fit, states that do not exist, rewards that are not finite, or probabilities that do
             not sum to 1.
     """
+    if not isinstance(mdp, MDP):
+        raise InputError(f"an MDP must be of the class rljax.mdp.MDP, got {type(mdp).__name__}")
     successor, probability, reward = (np.asarray(x) for x in mdp[:3])
     if successor.ndim != 3 or not successor.size or not successor.shape == probability.shape == reward.shape:
         shapes = f"{successor.shape}, {probability.shape} and {reward.shape}"

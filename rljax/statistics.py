@@ -1,4 +1,7 @@
-"""Statistics over seeds and tasks (arXiv:2108.13264), on scipy. Arrays are numpy: T tasks, and S seeds on the last axis."""
+"""Statistics over seeds and tasks (arXiv:2108.13264), on scipy. Arrays are numpy: T tasks, and S seeds on the last axis.
+
+A score that is NaN makes the statistic NaN: nothing is left out in silence.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,25 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from rljax.base import InputError
+
+
+def _scores(scores: np.ndarray, axes: int) -> np.ndarray:
+    """``scores`` as float, of at least this many axes, none of them empty."""
+    found = np.asarray(scores, float)
+    if found.ndim < axes or not found.size:
+        raise InputError(f"scores must be numbers [{'..., S' if axes == 1 else '..., T, S'}], got shape {found.shape}")
+    return found
+
 
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean [...] of scores [..., S]: the mean without the lowest and the highest quarter of the seeds.
 
     NaN if there are no seeds.
     """
-    scores = np.asarray(scores, float)
-    return stats.trim_mean(scores, 0.25, axis=-1) if scores.shape[-1] else np.full(scores.shape[:-1], np.nan)
+    if np.ndim(scores) and not np.shape(scores)[-1]:
+        return np.full(np.shape(scores)[:-1], np.nan)
+    return stats.trim_mean(_scores(scores, 1), 0.25, axis=-1)
 
 
 def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -22,9 +36,9 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
 
     With one seed, no seeds, or a non-finite score, both are the IQM itself.
     """
-    scores = np.asarray(scores, float)
-    if not scores.shape[-1]:
+    if np.ndim(scores) and not np.shape(scores)[-1]:
         return iqm(scores), iqm(scores)
+    scores = _scores(scores, 1)
     index = np.random.default_rng(0).integers(0, scores.shape[-1], (resamples, scores.shape[-1]))
     finite, centre = np.isfinite(scores).all(-1), iqm(scores)
     draws = iqm(np.where(finite[..., None], scores, 0.0)[..., index])
@@ -34,13 +48,13 @@ def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> 
 
 def pooled_iqm(scores: np.ndarray) -> np.ndarray:
     """IQM [...] of all scores [..., T, S] of tasks and seeds together, on one scale such as normalised returns."""
-    scores = np.asarray(scores, float)
+    scores = _scores(scores, 2)
     return iqm(scores.reshape(*scores.shape[:-2], -1))
 
 
 def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
     """How far [...] scores [..., T, S] lie below ``target`` on average; those above count as ``target``."""
-    return (target - np.minimum(np.asarray(scores, float), target)).mean((-2, -1))
+    return (target - np.minimum(_scores(scores, 2), target)).mean((-2, -1))
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -48,13 +62,17 @@ def improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     The mean over tasks of the Mann-Whitney statistic.
     """
-    left, right = np.asarray(x, float)[..., :, None], np.asarray(y, float)[..., None, :]
-    return ((left > right) + 0.5 * (left == right)).mean((-3, -2, -1))
+    left, right = _scores(x, 2)[..., :, None], _scores(y, 2)[..., None, :]
+    if left.shape[-3] != right.shape[-3]:
+        raise InputError(f"scores must be of the same tasks, got {left.shape[-3]} and {right.shape[-3]} tasks")
+    above = np.where(np.isnan(left) | np.isnan(right), np.nan, (left > right) + 0.5 * (left == right))
+    return above.mean((-3, -2, -1))
 
 
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share [..., K] of the scores [..., T, S] that are above each of K thresholds: a performance profile."""
-    return (np.asarray(scores, float)[..., None] > np.asarray(thresholds, float)).mean((-3, -2))
+    scores = _scores(scores, 2)[..., None]
+    return np.where(np.isnan(scores), np.nan, scores > np.asarray(thresholds, float)).mean((-3, -2))
 
 
 def stratified(
@@ -66,7 +84,7 @@ def stratified(
     that is not finite, both are the statistic itself: give seeds that failed the worst score there can be.
     """
     rng, drawn = np.random.default_rng(0), []
-    for x in (np.asarray(x, float) for x in scores):
+    for x in (_scores(x, 2) for x in scores):
         if not np.isfinite(x).all():
             return statistic(*scores), statistic(*scores)
         tasks, seeds = x.shape[-2:]

@@ -44,12 +44,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: if a line is not a JSON object.
     """
-    names, rows = {"nan", "inf", "-inf"}, []
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    return parse_rows(path, _text(path)) if path.exists() else []
+
+
+def parse_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    """As `read_rows`, of ``text`` that is in ``path``, or comes into it."""
+    names, rows, lines = {"nan", "inf", "-inf"}, [], text.splitlines(keepends=True)
     for number, line in enumerate(line for line in lines if line.endswith("\n")):
         try:
             rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise InputError(f"{path} is damaged in line {number + 1}: restore it, or start anew with --fresh") from None
     return [{k: float(v) if isinstance(v, str) and v in names else v for k, v in row.items()} for row in rows]
 
@@ -61,11 +65,32 @@ def read_json(path: Path) -> Any:
         InputError: if it is missing or broken.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(_text(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: {path.parent} is not a run folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it, or start anew with --fresh") from None
+
+
+def require(path: Path, found: Any, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """``found``, which was read from ``path``, if it is an object with values of these kinds, whole numbers of 64 bits.
+
+    Raises:
+        InputError: if it is not.
+    """
+    values = found if isinstance(found, dict) else {}
+    for name, kind in kinds.items():
+        value = values.get(name, ...)
+        if not isinstance(value, kind) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+            raise InputError(f"{path} is damaged, {name!r} is missing or wrong: restore it, or start anew with --fresh")
+    return values
+
+
+def _text(path: Path) -> str:
+    """The text of a file; nothing is waited for, as for a pipe, and nothing endless is read, as a device."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file: restore it, or start anew with --fresh")
+    return path.read_text(errors="replace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,6 +108,20 @@ def write_bytes(path: Path, contents: bytes) -> None:
         except OSError:
             part.unlink(missing_ok=True)
             raise
+
+
+def inside(run: Path, name: str) -> Path:
+    """The path of ``name`` in a run folder, for writing.
+
+    Raises:
+        InputError: if there is something that is neither a file nor a folder, or a link that leads out of the run folder.
+    """
+    path = run / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run)):  # `Path.resolve` fails in a loop
+        raise InputError(f"{path} is a link that leads out of the run folder: put what it leads to in its place")
+    if os.path.lexists(path) and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is neither a file nor a folder: remove it")
+    return path
 
 
 def append(path: Path, text: str) -> None:
@@ -137,12 +176,13 @@ def locked(run: Path) -> Iterator[None]:
     """Create the run folder and hold its lock; a folder that this call created and left empty is removed again.
 
     Raises:
-        InputError: if the folder cannot be written or locked, or another process holds the lock.
+        InputError: if the folder cannot be written or locked, holds links that lead out of it, or another process holds the
+            lock.
     """
     made, unlocked = [p for p in (run, *run.parents) if not p.exists()], not (run / ".lock").exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a")
+        file = inside(run, ".lock").open("a")
     except OSError as error:
         raise InputError(f"cannot write to {run}: {error.strerror}; choose another folder with --out") from None
     with file:
@@ -155,6 +195,8 @@ def locked(run: Path) -> Iterator[None]:
                 f"{run} cannot be locked ({error.strerror}): choose a folder on a file system with flock"
             ) from None
         try:
+            for path in run.rglob("*"):
+                inside(run, str(path.relative_to(run)))
             yield
         except InputError:
             if unlocked:
@@ -170,6 +212,8 @@ def locked(run: Path) -> Iterator[None]:
 
 def is_locked(run: Path) -> bool:
     """Whether a process holds the lock of the run folder."""
+    if not (run / ".lock").is_file():
+        return False
     try:
         with (run / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -227,12 +271,16 @@ def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, A
 
 
 def newest(run: Path, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
-    """``(step, host)`` of the newest checkpoint that is whole, or None; ``say`` is told of each one that is not."""
+    """``(step, host)`` of the newest checkpoint that is whole, or None; ``say`` is told of each one that is not.
+
+    Raises:
+        InputError: if ``host`` is no JSON.
+    """
     folder = run.resolve() / "checkpoints"
     for step in reversed(_steps(folder)):
         fault = _fault(folder / str(step))
         if fault is None:
-            return step, json.loads((folder / str(step) / "host.json").read_text())
+            return step, read_json(folder / str(step) / "host.json")
         say(f"the checkpoint of step {step} is damaged ({fault}); trying the one before it")
     return None
 
@@ -241,10 +289,10 @@ def newest_host(run: Path) -> dict[str, Any] | None:
     """``host`` of the newest checkpoint in which it is whole, be its arrays so or not; None if there is none."""
     folder = run / "checkpoints"
     for step in reversed(_steps(folder)):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            manifest = json.loads((folder / str(step) / "manifest.json").read_text())
+        with contextlib.suppress(InputError, OSError, KeyError, TypeError):
+            manifest = read_json(folder / str(step) / "manifest.json")
             if manifest["host.json"] == file_digest(folder / str(step) / "host.json"):
-                host: dict[str, Any] = json.loads((folder / str(step) / "host.json").read_text())
+                host: dict[str, Any] = read_json(folder / str(step) / "host.json")
                 return host
     return None
 
@@ -321,7 +369,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _steps(folder: Path) -> Sequence[int]:
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch("0|[1-9][0-9]{,17}", p.name)) if folder.is_dir() else []
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -332,7 +380,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def _fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest, found = json.loads((folder / "manifest.json").read_text()), _digests(folder)
+        manifest, found = require(folder / "manifest.json", read_json(folder / "manifest.json"), {}), _digests(folder)
     except (OSError, ValueError):
         return "its manifest is missing or broken"
     wrong = sorted(name for name in manifest.keys() | found.keys() if manifest.get(name) != found.get(name))

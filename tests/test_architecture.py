@@ -15,8 +15,8 @@ FOLDERS = ("rljax", "agents", "envs", "experiments")
 
 # A module of the core imports only from the lines above its own.
 CORE = (
-    ("alias", "base", "statistics"),
-    ("config", "mdp"),
+    ("alias", "base"),
+    ("config", "mdp", "statistics"),
     ("data",),
     ("heads", "normalize", "optim", "replay", "ssm", "store", "horizon", "transfer"),
     ("nets",),

@@ -238,13 +238,30 @@ def test_to_dict_writes_names_and_paths():
 
 
 @pytest.mark.parametrize(
-    "path", ["os:system", "rljaxx.base:Array", "subprocess:run", "", "rljax.store:shutil", "rljax.store:Path"]
+    "path",
+    ["os:system", "rljaxx.base:Array", "subprocess:run", "", "rljax.store:shutil", "rljax.store:Path"]
+    + ["rljax.nothing:x", "rljax.store:nothing", "rljax.store", None, 3, {}],
 )
 def test_from_dict_follows_paths_into_rljax_only(path):
     """A config file cannot name code outside the package."""
     for entry in ({"function": path}, {"type": path}):
         with pytest.raises(InputError, match="not part of rljax"):
             from_dict(Plain, {"stats": entry})
+
+
+def test_from_dict_refuses_what_names_nothing():
+    """An object without a type or a function, or with one that is no config."""
+    with pytest.raises(InputError, match="not part of rljax"):
+        from_dict(Plain, {"stats": {}})
+    with pytest.raises(TypeError):
+        from_dict(Plain, {"stats": {"type": "rljax.store:save"}})
+
+
+def test_a_wrong_value_is_told_in_a_line():
+    """Also an array of several rows."""
+    with pytest.raises(InputError) as error:
+        override(Plain(), {"width": np.zeros((2, 2))})
+    assert "\n" not in str(error.value)
 
 
 def test_from_dict_refuses_unknown_fields():

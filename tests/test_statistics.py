@@ -9,8 +9,29 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rljax import statistics
+from rljax.base import InputError
 
 FLOATS = st.floats(-1e6, 1e6)
+
+
+@pytest.mark.parametrize("scores", [3.0, [], np.zeros((2, 0))])
+def test_no_scores_are_told(scores):
+    """But no seeds, as when all have diverged, have the IQM NaN."""
+    for statistic in (statistics.pooled_iqm, statistics.optimality_gap):
+        with pytest.raises(InputError, match=r"scores must be numbers \["):
+            statistic(scores)
+
+
+def test_scores_of_other_tasks_are_not_compared():
+    with pytest.raises(InputError, match="scores must be of the same tasks, got 1 and 2 tasks"):
+        statistics.improvement(np.zeros((1, 3)), np.zeros((2, 3)))
+
+
+def test_a_score_that_is_no_number_is_not_left_out():
+    """It makes NaN of the probability of improvement and of the profile, as of the means."""
+    x, y = np.array([[1.0, np.nan]]), np.array([[0.0, 2.0]])
+    assert np.isnan(statistics.improvement(x, y)) and np.isnan(statistics.improvement(y, x))
+    assert np.isnan(statistics.profile(x, np.array([0.0, 1.0]))).all() and np.isnan(statistics.pooled_iqm(x))
 
 
 @settings(deadline=None)
@@ -33,6 +54,8 @@ def test_iqm_of_few_seeds(scores, expected):
 
 
 def test_no_seeds():
+    with pytest.raises(InputError, match=r"scores must be numbers \["):
+        statistics.iqm(3.0)
     assert np.isnan(statistics.iqm(np.zeros(0))) and np.isnan(statistics.interval(np.zeros((3, 0)))).all()
 
 

@@ -175,7 +175,10 @@ def test_half_a_line_is_dropped(tmp_path):
         assert path.read_text() == left
 
 
-@pytest.mark.parametrize(("text", "says"), [(None, "is not a run folder"), ("{", "cannot be read"), ("", "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "is not a run folder"), ("{", "cannot be read"), ("", "cannot be read"), ("[" * 100_000, "cannot be read")],
+)
 def test_read_json_says_what_is_wrong(tmp_path, text, says):
     """A file that is missing, cut off or empty is named in one sentence."""
     path = tmp_path / "config.json"
@@ -183,6 +186,43 @@ def test_read_json_says_what_is_wrong(tmp_path, text, says):
         path.write_text(text)
     with pytest.raises(InputError, match=f"config.json .*{says}"):
         store.read_json(path)
+
+
+def test_what_never_ends_is_not_read(tmp_path):
+    """A pipe, or a link to a device, in the place of a file."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        for read in (store.read_json, store.read_rows):
+            with pytest.raises(InputError, match="is not a file"):
+                read(tmp_path / name)
+
+
+def test_require(tmp_path):
+    """Names, kinds, and numbers of 64 bits."""
+    assert store.require(tmp_path, {"a": 3, "b": "x"}, {"a": int}) == {"a": 3, "b": "x"}
+    for wrong in ({}, {"a": "3"}, {"a": None}, {"a": 2**63}, [], None):
+        with pytest.raises(InputError, match="is damaged, 'a' is missing or wrong"):
+            store.require(tmp_path, wrong, {"a": int})
+
+
+def test_inside(tmp_path):
+    """A link within the run is fine, one that leads out of it, or a pipe, is not."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    for name, target in (("new", "other"), ("out", tmp_path / "mine"), ("up", ".."), ("loop", "loop")):
+        (run / name).symlink_to(target)
+    os.mkfifo(run / "pipe")
+    assert store.inside(run, "curve.png") == run / "curve.png"
+    for name in ("out", "up", "../mine", "/etc/passwd"):
+        with pytest.raises(InputError, match="leads out of the run folder"):
+            store.inside(run, name)
+    for name in ("pipe", "loop"):
+        with pytest.raises(InputError, match="neither a file nor a folder"):
+            store.inside(run, name)
+    with pytest.raises(InputError), store.locked(run):
+        pass
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):

@@ -24,6 +24,8 @@ Arrays = dict[str, np.ndarray]
 
 FORMATS = "D4RL (.hdf5), d3rlpy (.h5), Minari (a folder), OGBench (.npz), or files written by rljax"
 STEP_KEYS = ("observations", "actions", "rewards", "terminals")
+LARGE = 2**29  # bytes of an array that are read however small they are in the file
+DENSE = 200  # times smaller than in memory that a larger array may be there
 FLAGS = ("terminals", "timeouts", "episode_terminals", "terminations", "truncations", "masks")
 
 
@@ -49,6 +51,8 @@ def load(source: str | Path) -> Dataset:
                 return with_minari.read(inner)
         raise InputError(f"{path} is a folder without main_data.hdf5: the formats are {FORMATS}")
     path = folder or path
+    if not path.is_file():
+        raise InputError(f"{path} is neither a file nor a folder")
     with path.open("rb") as file:
         magic = file.read(8)
     if magic == b"\x89HDF\r\n\x1a\n":
@@ -102,6 +106,8 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> Arrays:
     arrays = {}
     with reading(path), np.load(path, allow_pickle=False) as file:
         for key in filter(wanted, file.files):
+            found = file.zip.getinfo(key if key in file.zip.namelist() else f"{key}.npy")
+            _require_dense(path, key, found.file_size, found.compress_size)
             try:
                 arrays[key] = file[key]
             except ValueError as error:
@@ -235,13 +241,22 @@ def _array(path: Path, group: Any, key: str) -> np.ndarray:
     node = group[key]
     if node.dtype.kind == "O":
         raise InputError(f"{path}: {node.name[1:]!r} holds Python objects or text, not numbers")
+    _require_dense(path, node.name[1:], node.nbytes, node.id.get_storage_size())
     return np.asarray(node[()])
+
+
+def _require_dense(path: Path, key: str, size: int, stored: int) -> None:
+    """Raise `InputError` for what is small as a file and would fill the memory, which no recording does."""
+    if size > LARGE and size > DENSE * stored:
+        raise InputError(f"{path}: {key!r} would be {size} bytes and takes {stored} in the file: this is no recording")
 
 
 def _numbers(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     """``x`` if it holds finite numbers."""
     if x.dtype.kind not in "biuf":
         raise InputError(f"{path}: {key!r} holds {x.dtype}, not numbers")
+    if x.dtype.kind != "f":
+        return x
     with np.errstate(over="ignore"):
         finite = np.isfinite(x.astype(np.float32)).reshape(len(x), -1)
     if not finite.all():

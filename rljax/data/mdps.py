@@ -46,7 +46,7 @@ def read(path: str | Path, horizon: int | None = None, pixels: bool = True) -> R
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: {FORMATS}")
-    if not path.exists():
+    if not path.is_file():
         raise InputError(f"there is no file {path}")
     with path.open("rb") as file:
         if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):

@@ -22,6 +22,7 @@ from rljax.mdp import MDP, reachable, simplest
 QUANTILES = np.arange(101) / 100
 FAILURE = 0.5  # the probability of failure that is allowed
 MOST_SAMPLES = 10**100
+MOST = 100_000_000  # states x sequences, which take 800 MB an array
 MOST_RETURNS = 4096  # distinct returns, beyond which their distribution is not followed
 
 
@@ -57,10 +58,10 @@ class _Rows(NamedTuple):
 def gorp_bounds(
     mdp: MDP, policy: np.ndarray | None = None, max_k: int | None = None, work: float = 500_000
 ) -> tuple[GorpBound, ...]:
-    """A `GorpBound` for each k up to ``max_k`` [the largest k with A^k <= 1000], for a deterministic ``mdp``.
+    """A `GorpBound` for each k up to ``max_k`` [the largest k with A^k <= 1000] and the horizon, for a deterministic ``mdp``.
 
     ``policy`` [T, S or S + 1, A] explores, or random actions if None. Larger k are left out where states x sequences exceed
-    ``work`` or the values need more than about 2 GB; () if that is so for k = 1.
+    ``work`` or `MOST`, or the values need more than about 2 GB; () if that is so for k = 1.
 
     As in the reference, the binomial bounds neglect that all means may be 0. Deviations: rewards that are scaled up because
     the least is below 1 scale the moments with them; the linear program is solved in closed form.
@@ -84,8 +85,8 @@ def gorp_bounds(
     moments = _moments(mdp, policy)
     mdp, values, binomial = _normalized(mdp, values)
     states, found = _optimal_states(mdp, values), []
-    for k in range(1, max_k + 1):
-        if sum(map(len, states)) * actions**k > work:
+    for k in range(1, min(max_k, mdp.horizon) + 1):
+        if sum(map(len, states)) * actions**k > min(work, MOST):
             break
         rows = [_rows(mdp, values, moments, here, t, k) for t, here in enumerate(states)]
         samples = _least_samples(mdp, values, rows, k, binomial and k == 1)

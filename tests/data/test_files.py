@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -223,6 +225,32 @@ def test_objects_are_never_unpickled(write, arrays, tmp_path):
     with pytest.raises(InputError, match="pickle is never read"):
         data.load(path)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["x.hdf5", "x.npz"])
+def test_what_would_fill_the_memory_is_refused(write, arrays, name, tmp_path):
+    """A small file of a large array, of zeros or of nothing at all; where it is not large, it is read."""
+    path = write(name, {k: x for k, x in arrays.items() if k != "observations"})
+    for rows, refused in ((2**29 + 2**20, True), (2**20, False)):
+        if name == "x.hdf5":
+            with h5py.File(path, "a") as file:
+                file.pop("observations", None)
+                file.create_dataset("observations", (rows, 1), "u1", chunks=(2**16, 1), compression="gzip")
+        else:
+            path = write(name, {k: x for k, x in arrays.items() if k != "observations"})
+            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({rows}, 1), }}".ljust(117).encode() + b"\n"
+            with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file, file.open("observations.npy", "w") as out:
+                out.write(b"\x93NUMPY\x01\x00v\x00" + header)
+                for _ in range(rows >> 20):
+                    out.write(bytes(2**20))
+        with pytest.raises(InputError, match="this is no recording" if refused else "rows, 'observations' has 1048576"):
+            data.load(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="is neither a file nor a folder"):
+        data.load(tmp_path / "x.npz")
 
 
 def test_objects_in_hdf5(write, arrays):

@@ -104,6 +104,7 @@ def test_a_full_disk_is_told(rljax, monkeypatch, error, sentence):
         ("train sac pendulum --seeds a", "--seeds must be"),
         ("train sac pendulum --seeds -1", "--seeds must be"),
         ("train sac pendulum --seeds 0", "seeds must be"),
+        ("train sac pendulum --seeds 1000001", "--seeds must be at most 1000000, got '1000001'"),
         ("train sac pendulum --seeds 1,1", "seeds must be"),
         ("train sac pendulum --frobnicate 3", "--frobnicate"),
         ("train sac pendulum --out /proc/there/run", "cannot write to /proc/there/run"),
@@ -146,6 +147,22 @@ def test_bad_input_is_one_sentence(rljax, line, sentence):
     assert code == 2
     assert err.count("\n") == 1 and err.startswith("rljax: error: ") and sentence in err
     assert not list(rljax.folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "a\rb"])
+def test_a_name_cannot_write_lines_of_its_own(rljax, name):
+    """Nor move a terminal's cursor."""
+    code, _, err = rljax("data", name)
+    assert code == 2 and err.count("\n") == 1 and err[:-1].isprintable() and "there is no data set" in err
+
+
+def test_a_picture_is_not_drawn_through_a_link(rljax, recorded):
+    """Out of the run's folder, that is; and the curve of a damaged run is none."""
+    assert rljax(f"train bc --data {recorded} --eval none --action-low -2 --action-high 2 --out r", *TINY_OFFLINE)[0] == 0
+    (rljax.folder / "mine").write_text("mine")
+    (rljax.folder / "r" / "curve.png").symlink_to(rljax.folder / "mine")
+    code, _, err = rljax("show r")
+    assert code == 2 and "curve.png is a link that leads out" in err and (rljax.folder / "mine").read_text() == "mine"
 
 
 def test_unwritable_folder_is_refused(rljax):

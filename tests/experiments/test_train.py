@@ -17,8 +17,10 @@ from rljax import envs, heads, store
 from rljax.agents import sac
 from rljax.base import InputError
 from rljax.config import config, leaf, override
-from rljax.experiments.train import Setup, load, prepare, programs, train
+from rljax.experiments.train import Setup, load, prepare, programs, read_rows, train
 
+OFFLINE = {"name": "x", "hash": "0", "reference": None, "sampling": "uniform"}
+SPEC = {"obs": {"shape": [3]}, "action": {"n": 2}, "horizon": 5}
 TINY = override(
     sac.Config(),
     {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 100},
@@ -156,8 +158,8 @@ def test_half_written_checkpoint_and_rows_are_removed(whole, tmp_path, capsys, c
     ("file", "text", "sentence"),
     [
         ("config.json", "{", "cannot be read"),
-        ("config.json", "[]", "settings are missing"),
-        ("config.json", '{"agent": "sac"}', "settings are missing"),
+        ("config.json", "[]", "config.json is damaged, 'agent' is missing or wrong"),
+        ("config.json", '{"agent": "sac"}', "config.json is damaged, 'env' is missing or wrong"),
         ("metrics.jsonl", "", "has lost rows"),
         ("metrics.jsonl", None, "has lost rows"),
     ],
@@ -169,6 +171,72 @@ def test_damaged_files_are_refused(whole, tmp_path, file, text, sentence):
     (out / file).unlink() if text is None else (out / file).write_text(text)
     with pytest.raises(InputError, match=sentence):
         short(out, steps=800)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("config.json", {"seeds": ["x"]}, "seeds must be a number from 1 to 1000000"),
+        ("config.json", {"steps": "many"}, "'steps' is missing or wrong"),
+        ("config.json", {"steps": -1}, "steps must be at least 1, got -1"),
+        ("config.json", {"eval_every": 10**30}, "'eval_every' is missing or wrong"),
+        ("config.json", {"agent": "os"}, "agent os, which is not part of rljax"),
+        ("config.json", {"agent": ".."}, "agent .., which is not part of rljax"),
+        ("config.json", {"env": "nowhere"}, "an environment of your own"),
+        ("config.json", {"config": [1]}, "'config' is missing or wrong"),
+        ("config.json", {"config": {"head": {}}}, "which is not part of rljax"),
+        ("config.json", {"config": {"head": {"type": "rljax.store:save"}}}, "is damaged"),
+        ("config.json", {"config": {"discount": 3}}, "discount must be in"),
+        ("config.json", {"reward": {"scale": "x"}}, "is damaged"),
+        ("config.json", {"reward": {"scail": 1.0}}, "is damaged"),
+        ("config.json", {"offline": {"name": "x"}}, "is damaged"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"obs": {"shape": [3], "low": None}}}, "must be numbers"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"obs": {"shape": [3], "dtype": "x"}}}, "is damaged"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"action": {"n": "two"}}}, "n must be a whole number"),
+        ("config.json", {"offline": OFFLINE, "spec": SPEC | {"horizon": 0}}, "horizon must be at least 1"),
+        ("config.json", {"offline": OFFLINE}, "is damaged"),
+        ("config.json", {"switch": 3}, "'switch' is missing or wrong"),
+        ("checkpoints/600/host.json", {"capacity": None}, "'capacity' is missing or wrong"),
+        ("checkpoints/600/host.json", {"capacity": 2**40}, "its numbers are no sizes"),
+        ("checkpoints/600/host.json", {"iteration": -1}, "its numbers are no sizes"),
+        ("checkpoints/600/host.json", {"pending": "3\n"}, "is damaged in line 1"),
+        ("checkpoints/600/host.json", {"pending": '{"step": 3}\n'}, "'seed' is missing or wrong"),
+        ("checkpoints/600/host.json", {"diverged": [False]}, "was changed after the run began"),
+    ],
+)
+def test_what_a_stranger_wrote_is_refused(whole, tmp_path, file, change, sentence):
+    """Also with a manifest to match: one sentence, whatever stands there."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    store.write_json(out / file, store.read_json(out / file) | change)
+    store.write_json(out / "checkpoints/600/manifest.json", store._digests(out / "checkpoints/600"))
+    with pytest.raises(InputError) as error:
+        load(out)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_link_out_of_the_run_is_not_followed(whole, tmp_path):
+    """Nothing is written to where it leads."""
+    out, mine = tmp_path / "run", tmp_path / "mine"
+    shutil.copytree(whole, out)
+    mine.write_text("mine")
+    (out / "timing.jsonl").unlink()
+    (out / "timing.jsonl").symlink_to(mine)
+    with pytest.raises(InputError, match="timing.jsonl is a link that leads out of the run folder"):
+        short(out, steps=800)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("row", [{"seed": 7}, {"config": 1}, {"step": "x"}, {"eval/return": [1]}, {"kind": None}])
+def test_rows_of_others_are_refused(whole, tmp_path, row):
+    """Seeds and configs that the run does not have, and what is no number."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "checkpoints")
+    lines = (out / "metrics.jsonl").read_text().splitlines(True)
+    (out / "metrics.jsonl").write_text(json.dumps(json.loads(lines[0]) | row) + "\n" + "".join(lines[1:]))
+    with pytest.raises(InputError, match="metrics.jsonl is damaged"):
+        read_rows(out)
 
 
 def test_damaged_rows_are_refused(whole, tmp_path):
