@@ -63,8 +63,8 @@ class State(NamedTuple):
     obs: jax.Array
 
 
-def env(discrete: bool) -> Env:
-    """Episodes of 100 steps, in which a poison stays until the end."""
+def env(discrete: bool, horizon: int) -> Env:
+    """Episodes of so many steps, in which a poison stays until the end."""
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         x = jax.random.normal(key, (2,))
@@ -75,10 +75,10 @@ def env(discrete: bool) -> Env:
         return state._replace(x=x), x + state.obs, -jnp.square(x).sum() + state.reward, jnp.array(False)
 
     action = Discrete(3) if discrete else Array((2,), "float32", -1.0, 1.0)
-    return batch_env(Spec(Array((2,)), action, 100), reset, step, 1, f"point{int(discrete)}")
+    return batch_env(Spec(Array((2,)), action, horizon), reset, step, 1, f"point{int(discrete)}")
 
 
-CONTINUOUS, DISCRETE = env(False), env(True)
+CONTINUOUS, DISCRETE, SHORT = env(False, 100), env(True, 100), env(True, 10)
 
 
 def recorded(discrete: bool, poison: float = 0.0) -> Dataset:
@@ -116,7 +116,7 @@ def run(name: str, poison: str = "", out: Path | None = None, seeds: int | None 
     kwargs = {"data": recorded(discrete, value if kind == "data" else 0.0)} if needs else {}
     counts = {"steps": STEPS, "eval_every": AT, "eval_episodes": 2, "log_every": CHUNK}
     with injected(kind, value) if kind in ("weight", "row", "reward", "obs") else contextlib.nullcontext():
-        where = DISCRETE if discrete else CONTINUOUS
+        where = SHORT if name == "sqirl" else DISCRETE if discrete else CONTINUOUS  # a chunk of whole episodes
         return training.train(agent, configs, where, seeds=seeds or 2, out=out, **counts, **kwargs)
 
 
