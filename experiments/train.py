@@ -24,7 +24,6 @@ from rljax.data import Dataset, mc_returns, normalized_score, weights
 from rljax.experiments import devices, machine, progress
 from rljax.experiments.machine import stop_signals
 from rljax.experiments.setup import (
-    HOST,
     Reward,
     Setup,
     Start,
@@ -288,7 +287,7 @@ def read_rows(out: Path) -> Rows:
     path = out / "metrics.jsonl"
     rows, host = store.read_rows(path), store.newest_host(out)
     if host is not None:
-        host = store.require(out / "checkpoints", host, HOST)
+        host = store.require(out / "checkpoints", host, {"metrics_bytes": int, "metrics_digest": str})
         store.require_prefix(path, host["metrics_bytes"], host["metrics_digest"])
     return checked_rows(out, rows)
 

@@ -203,8 +203,8 @@ def run(
     """A chunk: ``num`` iterations from ``t`` on for S seeds; ``(state, alive [S], sums of the metrics [S])``.
 
     ``loop(config)`` builds the loop of one seed from its row of the stacked ``config``; ``state`` is stacked alike.
-    ``num`` is traced, so chunks of every length share one program. A seed with a non-finite parameter or metric is no
-    longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other.
+    ``num`` is traced, so chunks of every length share one program. A seed with a non-finite parameter, metric or reward is
+    no longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other.
     """
 
     def step(config: PyTree, state: LoopState, t: jax.Array) -> tuple[LoopState, Metrics]:
@@ -219,7 +219,7 @@ def run(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
     new = new._replace(agent=where(alive, new.agent, state.agent))
-    return new, alive & _finite((new.agent, sums)), sums
+    return new, alive & _finite((new.agent, new.episode_return, sums)), sums
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:

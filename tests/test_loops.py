@@ -292,6 +292,13 @@ def test_a_diverged_seed_is_marked_and_frozen_and_touches_no_neighbour():
     assert all(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(*map(jax.tree.leaves, moved), strict=True))
 
 
+def test_a_reward_that_is_not_finite_marks_a_seed():
+    """Also where the agent makes finite numbers of it, as categorical heads do, and the episode has not ended."""
+    config, state, alive = begin()
+    ill = state._replace(episode_return=state.episode_return.at[1].set(jnp.inf))
+    np.testing.assert_array_equal(chunk(config, ill, alive, 0, 1)[1], [True, False, True])
+
+
 def test_a_dead_seed_stays_dead_and_as_it_is():
     """A seed that comes in as not alive keeps every bit of its agent, also where all its numbers are finite."""
     config, state, _ = begin()

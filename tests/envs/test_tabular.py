@@ -133,7 +133,7 @@ def test_enumeration_refuses():
     [
         ("tabular/none", "unknown environment 'tabular/none'"),
         ("tabular/no/such.npz", "there is no file no/such.npz"),
-        ("tabular/chain?length=0", "length of tabular/chain must be a whole number above 0, got '0'"),
+        ("tabular/chain?length=0", "length of tabular/chain must be a whole number above 0 and below 2147483648, got '0'"),
         ("tabular/chain?length=x", "length of tabular/chain must be a whole number"),
         ("tabular/chain?horizon=-1", "horizon of tabular/chain must be a whole number of env steps above 0"),
         ("tabular/chain?sticky=1", r"sticky of tabular/chain must be in \[0, 1\), got 1"),

@@ -50,7 +50,8 @@ TABLE = {
     **dict.fromkeys(("sac", "dqn", "sac_discrete", "wsrl"), (*WEIGHTS, *REWARDS, *ROWS)),
     **dict.fromkeys(("ppo", "drama"), (*WEIGHTS, *REWARDS)),
     **dict.fromkeys(("sqirl",), WEIGHTS),
-    **dict.fromkeys(("bc", "td3_bc", "iql", "cql", "iql_discrete"), (*WEIGHTS, *DATA)),
+    **dict.fromkeys(("td3_bc", "iql", "cql", "iql_discrete"), (*WEIGHTS, *DATA)),
+    "bc": ("weight nan", "weight inf", "rate x 1000"),  # learns from no rewards, and its actions are bounded
     **dict.fromkeys(("rlpd",), (*WEIGHTS, *REWARDS, *ROWS, *DATA)),
 }
 
@@ -63,8 +64,8 @@ class State(NamedTuple):
     obs: jax.Array
 
 
-def env(discrete: bool) -> Env:
-    """Episodes of 100 steps, in which a poison stays until the end."""
+def env(discrete: bool, horizon: int) -> Env:
+    """Episodes of so many steps, in which a poison stays until the end."""
 
     def reset(key: jax.Array) -> tuple[State, jax.Array]:
         x = jax.random.normal(key, (2,))
@@ -75,10 +76,10 @@ def env(discrete: bool) -> Env:
         return state._replace(x=x), x + state.obs, -jnp.square(x).sum() + state.reward, jnp.array(False)
 
     action = Discrete(3) if discrete else Array((2,), "float32", -1.0, 1.0)
-    return batch_env(Spec(Array((2,)), action, 100), reset, step, 1, f"point{int(discrete)}")
+    return batch_env(Spec(Array((2,)), action, horizon), reset, step, 1, f"point{int(discrete)}")
 
 
-CONTINUOUS, DISCRETE = env(False), env(True)
+CONTINUOUS, DISCRETE, SHORT = env(False, 100), env(True, 100), env(True, 10)
 
 
 def recorded(discrete: bool, poison: float = 0.0) -> Dataset:
@@ -116,7 +117,7 @@ def run(name: str, poison: str = "", out: Path | None = None, seeds: int | None 
     kwargs = {"data": recorded(discrete, value if kind == "data" else 0.0)} if needs else {}
     counts = {"steps": STEPS, "eval_every": AT, "eval_episodes": 2, "log_every": CHUNK}
     with injected(kind, value) if kind in ("weight", "row", "reward", "obs") else contextlib.nullcontext():
-        where = DISCRETE if discrete else CONTINUOUS
+        where = SHORT if name == "sqirl" else DISCRETE if discrete else CONTINUOUS  # a chunk of whole episodes
         return training.train(agent, configs, where, seeds=seeds or 2, out=out, **counts, **kwargs)
 
 
@@ -159,8 +160,8 @@ def faults(poison: str, calm: training.Result, mixed: training.Result) -> list[s
         found.append("the calm run diverged")
     if ill != expected and not (poison == "rate x 1000" and ill <= expected):
         found.append(f"learners {sorted(ill)} are marked, not {sorted(expected)}")
-    if ill != {i for i in range(len(learners)) if not _finite(mixed, i)}:
-        found.append("what is marked is not what has numbers that are not finite")
+    if not {i for i in range(len(learners)) if not _finite(mixed, i)} <= ill:
+        found.append("a learner that is not marked has numbers that are not finite")
     begin = 0 if poison.split()[0] in ("rate", "data") else AT
     for i in sorted(ill):
         marked = [row["step"] for row in _rows(mixed, i) if row.get("diverged")]
