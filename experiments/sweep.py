@@ -276,8 +276,8 @@ def table(programs: Sequence[Program], out: Path) -> pd.DataFrame:
 def text(table: pd.DataFrame) -> str:
     """The `table` for a terminal."""
     returns = dict.fromkeys(("IQM", "low", "high", "best"), "{:.1f}".format)
-    other = {name: _short for name in table.columns if name not in returns}
-    return table.to_string(index=False, na_rep="", formatters=returns | other) if len(table) else "nothing is trained yet"
+    other = {name: table[name].map(_short) for name in table.columns if name not in returns}
+    return table.assign(**other).to_string(index=False, formatters=returns) if len(table) else "nothing is trained yet"
 
 
 def said(programs: Sequence[Program], out: Path) -> Iterator[str]:
