@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import pkgutil
 import re
 import shlex
@@ -92,6 +93,20 @@ def test_scores_are_those_of_the_benchmarks(name):
     assert all(score in SCORES for score in scores)
     assert bool(scores) != ("Not measured here yet." in measured)
     assert scores or f"train {name} " not in SCORES
+
+
+def test_counts_of_the_campaigns_are_those_of_the_benchmarks():
+    """Faults by subject and inputs by group, in the order of the files; and what of them is said in words."""
+    faults, inputs, divergence = (
+        json.loads((ROOT / "benchmarks" / f"{name}.json").read_text()) for name in ("faults", "inputs", "divergence")
+    )
+    kinds = [list(kinds.values()) for kinds in faults["counts"].values()]
+    counted = [[sum(x[name] for x in found) for name in ("tried", "survived", "refused", "lost")] for found in kinds]
+    counted += [list(group["counts"].values()) for group in inputs["groups"].values()]
+    rows = re.findall(r"^\|[^|-]+((?:\| \d+ )+)\|$", PAGES["trust.md"], re.MULTILINE)
+    assert [[int(x) for x in row.split("|")[1:]] for row in rows] == counted
+    said = "{agents} agents in {runs} runs, {learners diverged} learners diverged, as they should, and {faults} times"
+    assert said.format_map(divergence["total"]) in " ".join(PAGES["trust.md"].split())
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
