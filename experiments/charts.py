@@ -81,7 +81,7 @@ def responses(found: Sequence[Entry]) -> Iterator[Figure]:
             for entry, value in zip(mine, values, strict=True):
                 axes.plot([value] * len(entry.last), entry.last, ".", color="C0", ms=3, alpha=0.4)
                 if len(entry.last):
-                    _dot(axes, value, entries.iqm(entry.last), "C1", f"{entry.label}: {entry.summary}")
+                    _dot(axes, value, statistics.iqm(entry.last), "C1", f"{entry.label}: {entry.summary}")
             yield figure
 
 

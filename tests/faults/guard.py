@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import jax
+
 from rljax.base import InputError
 
 SECONDS = 10.0
@@ -125,7 +127,7 @@ class Box:
         return path.startswith(str(self.root)) and os.path.basename(path) != "study.py"
 
     def _written(self, path: str | bytes) -> None:
-        path, cache = os.path.realpath(os.fsdecode(path)), os.environ.get("JAX_COMPILATION_CACHE_DIR", "/nowhere")
+        path, cache = os.path.realpath(os.fsdecode(path)), jax.config.jax_compilation_cache_dir or "/nowhere"
         own = (str(self.work), "/dev/null", os.path.realpath(cache))
         if not path.startswith(own) and "__pycache__" not in path and "matplotlib" not in path:
             self.seen.append(f"wrote {path}")
