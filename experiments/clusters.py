@@ -132,7 +132,7 @@ def train(programs: Sequence[sweep.Program], out: Path, given: Any) -> bool:
     """
     from rljax.experiments import cluster_ray, cluster_slurm
 
-    connect: Callable[[Any], Begin] = {"ray": cluster_ray.connect, "slurm": cluster_slurm.connect}[given.on]
+    connect: Callable[[Any], Any] = {"ray": cluster_ray.connect, "slurm": cluster_slurm.connect}[given.on]
     jobs = unfinished(programs, out, given)
     begin = connect(given) if jobs else None
     sweep.write(programs, out)
