@@ -80,8 +80,10 @@ def test_a_run_is_followed_to_its_end(run, monkeypatch):
         store.append(run / "metrics.jsonl", "".join(map(store.encode, rows[4:])))
         path = run / "metrics.jsonl"
         host = {"metrics_bytes": path.stat().st_size, "metrics_digest": store.file_digest(path)}
-        (run / "checkpoints" / "1000").mkdir(parents=True)
-        store.write_json(run / "checkpoints" / "1000" / "host.json", host)
+        folder = run / "checkpoints" / "1000"
+        folder.mkdir(parents=True)
+        store.write_json(folder / "host.json", host)
+        store.write_json(folder / "manifest.json", {"host.json": store.file_digest(folder / "host.json")})
 
     threading.Timer(0.2, go_on).start()
     count = track.track(run, lambda name, config: track.Tracker(lambda *x: seen.append((name, *x)), lambda: None), follow=True)
