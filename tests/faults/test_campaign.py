@@ -44,7 +44,7 @@ def test_faults_are_survived_and_a_loss_is_told(tmp_path, pytestconfig):
     }
     out = tmp_path / "faults.json"
     done = subprocess.run([sys.executable, "-c", CODE, out], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 1 and out.exists(), done.stdout + done.stderr
     found = json.loads(out.read_text())
     assert (found["faults"], found["lost"]) == (4, 1)
     assert found["counts"]["iql"]["kill-in-write"] == {"tried": 1, "survived": 1, "refused": 0, "lost": 0}
