@@ -107,6 +107,8 @@ def test_counts_of_the_campaigns_are_those_of_the_benchmarks():
     assert [[int(x) for x in row.split("|")[1:]] for row in rows] == counted
     said = "{agents} agents in {runs} runs, {learners diverged} learners diverged, as they should, and {faults} times"
     assert said.format_map(divergence["total"]) in " ".join(PAGES["trust.md"].split())
+    equal = json.loads((ROOT / "benchmarks" / "determinism.json").read_text())["agents"]
+    assert set(equal) == set(OF_AGENTS) and {row[way] for row in equal.values() for way in ("again", "resumed")} == {"equal"}
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))

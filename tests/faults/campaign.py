@@ -335,15 +335,15 @@ def damaged(run: Run, rng: random.Random, damage: Callable[[bytes, random.Random
 
 
 def begun(run: Run) -> list[Path]:
-    """The newest checkpoint of each folder, after so long that there is one."""
+    """The newest checkpoint of each folder, after so long that there is one, and a row."""
 
     def newest() -> list[Path]:
         found = [list((run.out / name).parent.glob("checkpoints/*[0-9]/manifest.json")) for name in run.whole.rows]
         return [max((path.parent for path in paths), key=lambda path: int(path.name)) for paths in found if paths]
 
-    if not newest():
+    if not newest() or not run.last():
         process = run.launch()
-        wait(process, lambda: bool(newest()))
+        wait(process, lambda: bool(newest() and run.last()))
         killed(process)
     return newest()
 
