@@ -52,13 +52,13 @@ def network(
 ) -> tuple[Product, ...]:
     """Products of ``num`` MLPs on the same ``rows`` inputs: forward, and back to ``weights``, and ``through`` to the inputs.
 
-    ``sizes`` are the numbers of inputs, hidden units and outputs. All first layers are one product.
+    ``sizes`` are the numbers of inputs, hidden units and outputs.
     """
-    layers = [(1, k, n * num) if i == 0 else (num, k, n) for i, (k, n) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))]
-    found = [Product(p, rows, k, n) for p, k, n in layers]
-    for i, (p, k, n) in reversed(list(enumerate(layers))):
-        found += [Product(p, k, rows, n, WEIGHTS)] * weights
-        found += [Product(p, rows, n, k, INPUTS)] * (through or (weights and i > 0))
+    layers = list(zip(sizes[:-1], sizes[1:], strict=True))
+    found = [Product(num, rows, k, n) for k, n in layers]
+    for i, (k, n) in reversed(list(enumerate(layers))):
+        found += [Product(num, k, rows, n, WEIGHTS)] * weights
+        found += [Product(num, rows, n, k, INPUTS)] * (through or (weights and i > 0))
     return tuple(product for product in found if product.k > 1)
 
 

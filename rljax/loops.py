@@ -212,14 +212,27 @@ def run(
 
     def body(i: jax.Array, carry: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
         state, sums = carry
-        state, metrics = jax.vmap(step, in_axes=(0, 0, None))(config, state, t + i)
+        state, metrics = seeds(config, state, t + i)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    shapes = jax.eval_shape(jax.vmap(step, in_axes=(0, 0, None)), config, state, t)[1]
+    seeds = _seeds(step, len(alive))
+    shapes = jax.eval_shape(seeds, config, state, t)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
     new = new._replace(agent=where(alive, new.agent, state.agent))
     return new, alive & _finite((new.agent, new.episode_return, sums)), sums
+
+
+def _seeds(step: Callable[[PyTree, PyTree, jax.Array], PyTree], num: int) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
+    """``step`` of ``num`` seeds; a single one goes without an axis of its own, with which XLA's sums on a CPU are slow."""
+    if num > 1:
+        return jax.vmap(step, in_axes=(0, 0, None))
+
+    def single(config: PyTree, state: PyTree, t: jax.Array) -> PyTree:
+        config, state = jax.tree.map(lambda x: jnp.squeeze(x, 0), (config, state))
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), step(config, state, t))
+
+    return single
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:

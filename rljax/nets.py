@@ -52,8 +52,53 @@ class Images(nn.Module):
         for features, kernel, stride in layers:
             size, dtype = (kernel, kernel), jnp.result_type(float)
             conv = nn.Conv(features, size, stride, padding="VALID", param_dtype=dtype, conv_general_dilated=_convolve)
-            x = nn.relu(conv(x))
+            x = relu(conv(x))
         return x.reshape(x.shape[0], -1)
+
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), with the derivative 0 at 0; it is taken from the result, so that x need not be kept, nor made again."""
+    return jnp.maximum(x, 0)
+
+
+relu.defjvps(lambda tangent, out, x: jnp.where(out > 0, tangent, 0))
+
+
+@jax.custom_vjp
+def normalize_rows(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Layer normalisation (arXiv:1607.06450, epsilon 1e-6) of the rows of ``x`` [B, F], with ``scale`` and ``bias`` [F].
+
+    Its gradient is written out, as what is traced takes several times as many passes over memory; so it has no forward mode.
+    """
+    return _normalize_rows(x, scale, bias)[0]
+
+
+def _normalize_rows(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    mean = x.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - mean**2, 0) + 1e-6)
+    unit = (x - mean) * rate
+    return unit * scale + bias, (unit, rate, scale)
+
+
+def _normalize_rows_back(kept: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    unit, rate, scale = kept
+    along = g * unit
+    mean, slope = ((x @ scale)[:, None] / len(scale) for x in (g, along))
+    return rate * (g * scale - mean - unit * slope), along.sum(0), g.sum(0)
+
+
+normalize_rows.defvjp(_normalize_rows, _normalize_rows_back)
+
+
+class LayerNorm(nn.Module):
+    """`normalize_rows` with parameters ``scale``, from 1, and ``bias``, from 0."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape, x.dtype)
+        return normalize_rows(x, scale, self.param("bias", nn.initializers.zeros, shape, x.dtype))
 
 
 class Torso(nn.Module):
@@ -72,8 +117,8 @@ class Torso(nn.Module):
         x = jnp.concatenate([x, *actions], -1)
         for _ in range(self.depth):
             x = dense(self.width)(x)
-            x = nn.LayerNorm(param_dtype=x.dtype)(x) if self.layer_norm else x
-            x = nn.relu(x)
+            x = LayerNorm()(x) if self.layer_norm else x
+            x = relu(x)
         return x
 
 
@@ -157,7 +202,13 @@ class Critic(nn.Module):
 
 def ensemble(num: int) -> type[Critic]:
     """`Critic` with ``num`` independent copies: outputs and parameters get a leading axis N."""
-    return nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=num)
+
+    class Ensemble(nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True})):  # type: ignore[misc]
+        def __call__(self, *inputs: jax.Array) -> jax.Array:
+            # Copies of the inputs are small. A shared first layer would be one product, and its outputs had to be transposed.
+            return super().__call__(*(jnp.broadcast_to(x, (num, *x.shape)) for x in inputs))
+
+    return Ensemble
 
 
 def init(critic: nn.Module, head: Head, key: jax.Array, *inputs: jax.Array) -> dict:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy import stats
 from scipy.stats import norm
 
@@ -201,6 +202,29 @@ def test_image_policy_uses_every_pixel():
     obs = jax.random.normal(KEY, (1, 10, 10, 2))
     _, params = start(policy, obs)
     assert np.all(jax.jit(jax.grad(lambda x: (policy.apply(params, x) ** 2).sum()))(obs) != 0)
+
+
+def test_relu_and_its_derivative():
+    """0 at 0 and below; what is not a number stays so."""
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan, jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(nets.relu(x), [0, 0, 0, 3, np.nan, np.inf, 0])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(nets.relu))(x), [0, 0, 0, 1, 0, 1, 0])
+
+
+def test_layer_norm_and_its_gradient():
+    """In float64, against numpy, and gradients against differences."""
+    with jax.enable_x64(True):
+        x, scale, bias = (
+            jax.random.normal(key, shape) for key, shape in zip(jax.random.split(KEY, 3), ((4, 6), 6, 6), strict=True)
+        )
+        x = x.at[1].multiply(1e3).at[2].set(0.7)  # also rows that are large, and that are constant
+        a = np.asarray(x)
+        unit = (a - a.mean(1, keepdims=True)) / np.sqrt(a.var(1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(nets.normalize_rows(x, scale, bias), unit * scale + bias, rtol=1e-6, atol=1e-6)
+        rows = jnp.array([0, 3])  # differences are exact enough in
+        check_grads(nets.normalize_rows, (x[rows], scale, bias), order=1, modes=["rev"])
+        large = jax.grad(lambda x: (nets.normalize_rows(x, scale, bias) ** 2).sum())(x)
+        assert np.isfinite(large).all()
 
 
 def test_parameters_follow_x64():
