@@ -21,9 +21,14 @@ from rljax.heads import Head
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def product(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """``x @ kernel`` [..., F] of [..., K] and [K, F], rows as one axis: of more XLA makes copies for the gradient."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+
+
 def dense(features: int, name: str | None = None) -> nn.Dense:
     """A linear layer with U(+-1/sqrt(fan_in)) weights and zero bias."""
-    return nn.Dense(features, kernel_init=_uniform, param_dtype=jnp.result_type(float), name=name)
+    return nn.Dense(features, kernel_init=_uniform, param_dtype=jnp.result_type(float), dot_general=product, name=name)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], *args: Any, **kwargs: Any) -> jax.Array:

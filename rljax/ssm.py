@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.nets import product
+
 CHUNK = 64  # steps that are matrix products at once; of other backends than CPUs, not measured
 CPU_CHUNK = 16  # the fastest there, at the sizes of Drama
 
@@ -146,7 +148,8 @@ def step(params: Params, x: jax.Array, reset: jax.Array, state: State) -> tuple[
     state = jax.tree.map(lambda s: jnp.where(reset.reshape(-1, *[1] * (s.ndim - 1)), 0, s), state)
     z, before, dt = _project(params, x)
     window = jnp.concatenate([state.tail, before[:, None].astype(state.tail.dtype)], 1)
-    mixed = jax.nn.silu((window.astype(x.dtype) * params.conv.astype(x.dtype)).sum(1) + params.bias.astype(x.dtype))
+    seen = (window[:, i].astype(x.dtype) * taps.astype(x.dtype) for i, taps in enumerate(params.conv))
+    mixed = jax.nn.silu(sum(seen) + params.bias.astype(x.dtype))
     s = _signals(params, mixed, dt)
     y, h = recurrent(params, s, state.h)
     return _read(params, y, s.u, z), State(window[:, 1:], h)
@@ -163,7 +166,7 @@ def recurrent(params: Params, s: Signals, h: jax.Array) -> tuple[jax.Array, jax.
 def _project(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(z [..., I], inputs of the convolution [..., K], dt [..., H])``."""
     inner, heads = params.norm.shape[0], params.dt.shape[0]
-    z, before, dt = jnp.split(x @ params.into.astype(x.dtype), [inner, params.into.shape[1] - heads], -1)
+    z, before, dt = jnp.split(product(x, params.into.astype(x.dtype)), [inner, params.into.shape[1] - heads], -1)
     return z, before, dt
 
 
@@ -224,4 +227,4 @@ def _read(params: Params, y: jax.Array, u: jax.Array, z: jax.Array) -> jax.Array
     y = y.astype(u.dtype) + u * params.skip.astype(u.dtype)[:, None]
     gated = (y.reshape(z.shape) * jax.nn.silu(z)).astype(params.norm.dtype)
     normal = gated * jax.lax.rsqrt(jnp.square(gated).mean(-1, keepdims=True) + 1e-5) * params.norm
-    return normal.astype(u.dtype) @ params.out.astype(u.dtype)
+    return product(normal.astype(u.dtype), params.out.astype(u.dtype))

@@ -255,7 +255,7 @@ def save(run: Path, step: int, trees: Mapping[str, PyTree], host: Mapping[str, A
     with _writing(folder / str(step)):
         try:
             part.mkdir(parents=True)
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), _uncounted(), ocp.StandardCheckpointer() as checkpointer:
                 for name, tree in trees.items():
                     checkpointer.save(part / name, tree)
                     checkpointer.wait_until_finished()
@@ -366,6 +366,20 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _uncounted() -> Iterator[None]:
+    """Without tensorstore's metrics, which orbax asks for with each tree: what they are returned in is never freed."""
+    import tensorstore
+
+    name = "experimental_collect_matching_metrics"
+    before = getattr(tensorstore, name)
+    setattr(tensorstore, name, lambda *args: [])
+    try:
+        yield
+    finally:
+        setattr(tensorstore, name, before)
 
 
 def _steps(folder: Path) -> Sequence[int]:

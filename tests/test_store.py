@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import math
@@ -257,6 +258,19 @@ def test_a_folder_without_checkpoints(tmp_path):
     assert store.newest(tmp_path, pytest.fail) is None
     (tmp_path / "checkpoints").mkdir()
     assert store.newest(tmp_path, pytest.fail) is None
+
+
+def test_nothing_stays_in_memory_of_a_checkpoint(tmp_path):
+    """A run may write them by the thousand."""
+
+    def objects(steps):
+        for step in steps:
+            store.save(tmp_path, step, {"params": {"x": jnp.ones(3)}}, {})
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects(range(3))
+    assert objects(range(3, 11)) - before < 80
 
 
 def test_two_checkpoints_are_kept(tmp_path, monkeypatch):

@@ -91,7 +91,8 @@ def log_probs(logits: jax.Array, unimix: jax.Array | float) -> jax.Array:
 def sample(log_prob: jax.Array, key: jax.Array) -> jax.Array:
     """A latent [..., Z] of log-probabilities [..., groups, classes], with straight-through gradients (arXiv:2010.02193)."""
     p = jnp.exp(log_prob)
-    below = jnp.cumsum(p, -1) < jax.random.uniform(key, (*p.shape[:-1], 1), p.dtype)  # one random number for each group
+    sums = jnp.matmul(p, jnp.triu(jnp.ones((p.shape[-1],) * 2, p.dtype)), precision="highest")  # a CPU's cumsum is slow
+    below = sums < jax.random.uniform(key, (*p.shape[:-1], 1), p.dtype)  # one random number for each group
     drawn = jax.nn.one_hot(jnp.minimum(below.sum(-1), p.shape[-1] - 1), p.shape[-1], dtype=p.dtype)
     return _flat(drawn + p - jax.lax.stop_gradient(p))
 

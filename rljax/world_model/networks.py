@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax import ssm
+from rljax import nets, ssm
 from rljax.base import InputError
 from rljax.config import config, static
 from rljax.heads import SYMLOG, TwoHot, symlog
@@ -209,7 +209,8 @@ class Convolution(nn.Module):
 
 
 def _dense(units: int, dtype: Any, kernel: Callable = _lecun, name: str | None = None) -> nn.Dense:
-    return nn.Dense(units, dtype=dtype, param_dtype=jnp.result_type(float), kernel_init=kernel, name=name)
+    kind = jnp.result_type(float)
+    return nn.Dense(units, dtype=dtype, param_dtype=kind, kernel_init=kernel, dot_general=nets.product, name=name)
 
 
 def _norm(dtype: Any) -> nn.RMSNorm:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from rljax import store
 from rljax.experiments import cli
 
-RUN = ["train", "sac", "gymnax/Pendulum-v1", "--steps", "1000000000", "--eval-every", "2000", "--config.capacity", "100000"]
+RUN = ["train", "sac", "gymnax/Pendulum-v1", "--steps", "1000000000", "--eval-every", "5000", "--config.capacity", "100000"]
 SHOWN = {
     "memory_mib": "resident memory [MiB]",
     "files": "open files",
