@@ -29,8 +29,26 @@ def normalized(rows):
     return (4, 4 * (P(10, 256, 256, 1),)), (1, 4 * (P(10, rows, 256, 1), P(1, rows, 256, 1)))
 
 
-# What is traced and not listed. CQL's policy at both observations, for its gap and for target and actor, is computed once.
-BESIDE = {"cql": ((2, floor.network((11, 256, 256, 6), 256)),), "rlpd": normalized(256), "wsrl": normalized(1024)}
+def cumulated(config):
+    """By part of Drama, the cumulated probabilities of latents, by a triangular matrix; in imagination step by step."""
+    groups, classes, seen = config.size.groups, config.size.classes, config.starts * (config.context - 1)
+    counts = {
+        "drama.model": ((1, config.batch_size * config.length),),
+        "drama.imagination": ((1, seen), (config.ahead + 1, config.starts)),
+    }
+    counts["drama"] = sum(counts.values(), ())
+    return {
+        part: tuple((times, (P(1, rows * groups, classes, classes),)) for times, rows in found if rows)
+        for part, found in counts.items()
+    }
+
+
+def beside(name, config):
+    """What is traced and not listed; CQL's policy at both observations is computed once, for all that want it."""
+    if name.startswith("drama"):
+        return cumulated(config).get(name, ())
+    found = {"cql": ((2, floor.network((11, 256, 256, 6), 256)),), "rlpd": normalized(256), "wsrl": normalized(1024)}
+    return found.get(name, ())
 
 
 def traced(jaxpr, times=1):
@@ -91,7 +109,7 @@ def count_traced(case):
 
 
 def check(name, case):
-    expected = count(floor.UPDATES[name](case.config, case.spec)) + count(BESIDE.get(name, ()))
+    expected = count(floor.UPDATES[name](case.config, case.spec)) + count(beside(name, case.config))
     assert count_traced(case) == expected
 
 
