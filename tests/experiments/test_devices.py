@@ -78,24 +78,29 @@ def assert_close(a, b, most):
         np.testing.assert_allclose(found[name], expected[name], **tolerance, err_msg=name)
 
 
-def test_seven_seeds_and_twelve_learners_on_eight_devices(on_eight, tmp_path):
-    """Seven fit on seven devices; twelve are padded to sixteen, of which nothing is seen."""
+def test_twelve_learners_on_eight_devices(on_eight, tmp_path):
+    """They are padded to sixteen, of which nothing is seen."""
     configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
-    train(sac, TINY, "pendulum", seeds=7, out=tmp_path / "seven", **COUNTS)
-    train(sac, configs, "pendulum", seeds=4, out=tmp_path / "twelve", **COUNTS)
+    train(sac, configs, "pendulum", seeds=4, out=tmp_path / "one", **COUNTS)
     said = on_eight(
         """
         from rljax.config import override
-        one = train(sac, TINY, "pendulum", seeds=7, out="seven8", **COUNTS)
         configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
-        many = train(sac, configs, "pendulum", seeds=4, out="twelve8", **COUNTS)
-        print(len(one.diverged), len(many.diverged), {x.shape[0] for x in jax.tree.leaves(many.state)})
-        print(store.digest(load("twelve8").state) == store.digest(many.state))
+        run = train(sac, configs, "pendulum", seeds=4, out="eight", **COUNTS)
+        print(len(run.diverged), {x.shape[0] for x in jax.tree.leaves(run.state)})
+        print(store.digest(load("eight").state) == store.digest(run.state))
         """
     )
-    assert said.splitlines()[-2:] == ["7 12 {12}", "True"]
-    for name in ("seven", "twelve"):
-        assert_close(tmp_path / f"{name}8", tmp_path / name, 60)
+    assert said.splitlines()[-2:] == ["12 {12}", "True"]
+    assert_close(tmp_path / "eight", tmp_path / "one", 60)
+
+
+@pytest.mark.slow
+def test_seven_seeds_fit_on_seven_of_eight_devices(on_eight, tmp_path):
+    train(sac, TINY, "pendulum", seeds=7, out=tmp_path / "one", **COUNTS)
+    said = on_eight('print(len(train(sac, TINY, "pendulum", seeds=7, out="eight", **COUNTS).diverged))')
+    assert said.splitlines()[-1] == "7"
+    assert_close(tmp_path / "eight", tmp_path / "one", 60)
 
 
 def test_recorded_data_is_shared_and_a_run_moves_between_devices(on_eight, tmp_path):

@@ -84,7 +84,7 @@ def kill(out, environment, step, in_write, command=RUN):
     return said, bool(list(out.glob("checkpoints/*.part")))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1800)
 def test_killed_run_equals_an_unkilled_one(tmp_path, environment, kills):
     """Each restart resumes above step 0 and never before the last; rows and parameters are equal byte for byte."""
