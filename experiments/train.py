@@ -330,9 +330,9 @@ def _run(setup: Setup, out: Path | None) -> Result:
     if not rows:
         rows += _log(out, _evaluate(setup, at))
         _say_scores(0, rows)
-    saved, compiled, warned = time.monotonic(), set(), bool(_clipped(setup, rows))
+    saved, compiled, warned, stop = time.monotonic(), set(), bool(_clipped(setup, rows)), False
     with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals(progress.say) as stopped:
-        while at.iteration < setup.total and not stopped():
+        while at.iteration < setup.total and not stop:
             loop = setup.loop(at.iteration)
             if loop not in compiled:
                 compiled.add(loop)
@@ -342,7 +342,8 @@ def _run(setup: Setup, out: Path | None) -> Result:
             timing = _timing(setup, at, len(new), begin)
             if setup.evaluates(at.iteration):
                 new = sorted(new + _evaluate(setup, at), key=lambda row: (row["seed"], row["config"]))
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS or stopped() or _first(out)
+            stop = stopped()  # asked once, so that where it stops there is a checkpoint
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS or stop or _first(out)
             if out is not None and (due or setup.evaluates(at.iteration)):
                 _save(out, setup, at, new)
                 saved = time.monotonic()

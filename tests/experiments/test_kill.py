@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -12,6 +13,9 @@ import time
 import pytest
 
 from rljax import store
+from rljax.agents import sac
+from rljax.config import override
+from rljax.experiments import train
 
 RLJAX = [sys.executable, "-c", "from rljax.experiments.cli import main; main()"]
 RUN = """train sac pendulum --seeds 2 --steps 12000 --eval-every 1000 --eval-episodes 2 --config.batch-size 16
@@ -154,3 +158,23 @@ def test_stopped_run_continues(tmp_path, environment, number):
     assert process.returncode == 130 and stopped, said
     _, _, said = finish(tmp_path / "run", environment)
     assert f"resumed at step {stopped[1]}" in said
+
+
+def test_a_signal_between_a_chunk_and_the_next(tmp_path, monkeypatch, capsys):
+    """The rows of a chunk are on disk, without a checkpoint: the next chunk is run, and the run stops where one is."""
+    config = override(
+        sac.Config(), {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1, "batch_size": 8, "warmup": 100}
+    )
+    log, signalled = train._log, []
+
+    def signal_at_once(out, rows, name="metrics.jsonl"):
+        done = log(out, rows, name)
+        if name == "timing.jsonl" and rows[0].get("step") == 1_500 and not signalled:
+            signalled.append(os.kill(os.getpid(), signal.SIGTERM))
+        return done
+
+    monkeypatch.setattr(train, "_log", signal_at_once)
+    run = train.train(sac, config, "pendulum", seeds=1, steps=8_000, eval_every=4_000, eval_episodes=1, out=tmp_path / "run")
+    assert signalled and run.stopped and 1_500 < run.step < 8_000
+    assert f"stopped at step {run.step};" in capsys.readouterr().out
+    assert store.newest(tmp_path / "run", print)[0] == run.step
