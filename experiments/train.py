@@ -330,7 +330,7 @@ def _run(setup: Setup, out: Path | None) -> Result:
     if not rows:
         rows += _log(out, _evaluate(setup, at))
         _say_scores(0, rows)
-    saved, compiled, warned, stop = time.monotonic(), set(), bool(_clipped(setup, rows)), False
+    saved, compiled, warned, stop = time.monotonic(), set(), _clipped(setup, rows), False
     with progress.bar(setup.total * stride, at.iteration * stride) as bar, stop_signals(progress.say) as stopped:
         while at.iteration < setup.total and not stop:
             loop = setup.loop(at.iteration)
@@ -350,9 +350,8 @@ def _run(setup: Setup, out: Path | None) -> Result:
             rows += _log(out, new)
             _log(out, [timing], "timing.jsonl")
             _show(bar, at.iteration * stride, new)
-            if not warned and (sentence := _clipped(setup, new)):
-                warned = True
-                progress.say(sentence)
+            if not warned and (warned := _clipped(setup, new)):
+                progress.say(warned)
     if at.iteration < setup.total:
         progress.say(f"stopped at step {at.iteration * stride}; the same command continues from there")
     agent, alive = devices.gather(setup.mesh, (at.state.agent, at.alive), len(setup.learners))
