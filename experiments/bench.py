@@ -41,12 +41,16 @@ REFERENCE = ((1, (floor.Product(1, 256, 256, 256),)),)
 
 
 class Program(NamedTuple):
-    """A compiled program: ``run(iterations)``, seconds of compiling, bytes while it runs, and the compiler's count of FLOPs."""
+    """A compiled program: ``run(iterations)``, seconds of compiling, and bytes while it runs.
+
+    By the compiler's count: FLOPs, and ``traffic``, bytes that are read and written, of one iteration.
+    """
 
     run: Callable[[int], None]
     compiled: float
     bytes: int
     flops: float
+    traffic: float
 
 
 def names() -> tuple[str, ...]:
@@ -54,27 +58,29 @@ def names() -> tuple[str, ...]:
     return tuple(floor.UPDATES)
 
 
-def planned(agents: Sequence[str], seeds: Sequence[int], size: str) -> list[Row]:
+def planned(agents: Sequence[str], seeds: Sequence[int], sizes: cases.Sizes) -> list[Row]:
     """The rows to measure, ``{"agent", "seeds", "sizes"}``, of these agents or, if there are none, of all.
 
     Raises:
-        InputError: for unknown agents or sizes.
+        InputError: for unknown agents, sizes or environments.
     """
     unknown = [name for name in agents if name not in names()]
     if unknown:
         raise InputError(f"cannot measure {unknown[0]!r}: choose of {', '.join(names())}")
-    if size not in wm.SIZES:
-        raise InputError(f"--size must be one of {', '.join(wm.SIZES)}, got {size!r}")
-    found = {name: cases.case(name, size) for name in agents or names()}
-    return [{"agent": name, "seeds": num, "sizes": sizes(case)} for name, case in found.items() for num in seeds]
+    if sizes.drama not in wm.SIZES:
+        raise InputError(f"--size must be one of {', '.join(wm.SIZES)}, got {sizes.drama!r}")
+    if sizes.width is not None and sizes.width < 1:
+        raise InputError(f"--width must be at least 1, got {sizes.width}")
+    found = {name: cases.case(name, sizes) for name in agents or names()}
+    return [{"agent": name, "seeds": num, "sizes": described(case)} for name, case in found.items() for num in seeds]
 
 
-def sizes(case: cases.Case) -> Row:
+def described(case: cases.Case) -> Row:
     """All that must be the same for speeds to be compared."""
     return to_dict(case.config) | {"spec": str(case.spec)}
 
 
-def bench(rows: Sequence[Row], size: str, rounds: int, seconds: float, say: Callable) -> Row:
+def bench(rows: Sequence[Row], sizes: cases.Sizes, rounds: int, seconds: float, say: Callable) -> Row:
     """All that is measured: ``{"format", "machine", "settings", "rows"}``, with the ``rows`` that are `planned`.
 
     Raises:
@@ -86,7 +92,7 @@ def bench(rows: Sequence[Row], size: str, rounds: int, seconds: float, say: Call
     with _compiling_anew():
         for row in rows:
             say(f"{row['agent']}, {row['seeds']} seed{'s' * (row['seeds'] > 1)}")
-            found.append(row | measure(row["agent"], cases.case(row["agent"], size), row["seeds"], rounds, seconds))
+            found.append(row | measure(row["agent"], cases.case(row["agent"], sizes), row["seeds"], rounds, seconds))
     where = machine.versions() | {"threads": _threads()}
     return {"format": FORMAT, "machine": where, "settings": {"rounds": rounds, "seconds": seconds}, "rows": found}
 
@@ -256,7 +262,8 @@ def _described(run: Callable[[int], Any], compiled: Any, seconds: float) -> Prog
     """Bytes: arguments, results that are not arguments again, and workspace, as the compiler has planned them."""
     plan = compiled.memory_analysis()
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-    return Program(run, seconds, used, compiled.cost_analysis().get("flops", 0.0))
+    counts = compiled.cost_analysis()
+    return Program(run, seconds, used, counts.get("flops", 0.0), counts.get("bytes accessed", 0.0))
 
 
 def _seconds(run: Callable[[int], Any], num: int) -> float:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rljax import envs, loops, optim, replay
 from rljax import world_model as wm
 from rljax.agents import cql, drama, iql, rlpd, sac, sac_discrete, sqirl, td3_bc, wsrl
-from rljax.base import Agent, Array, Batch, Discrete, Env, Spec, Transition
+from rljax.base import Agent, Array, Batch, Discrete, Env, InputError, Spec, Transition
 from rljax.config import override
 from rljax.world_model import behaviour
 
@@ -47,23 +47,42 @@ class Case(NamedTuple):
     data: Callable[[], Any] = tuple
 
 
-def case(name: str, size: str = "xs") -> Case:
-    """The case of this name; ``size`` is that of Drama's networks.
+class Sizes(NamedTuple):
+    """Of Drama's networks, and the units of each hidden layer of the other agents, or None for their own.
+
+    ``env`` is where agents that learn from transitions act, or would act, whose shapes they have then.
+    """
+
+    drama: str = "xs"
+    width: int | None = None
+    env: str | None = None
+
+
+def case(name: str, sizes: Sizes = Sizes()) -> Case:  # noqa: B008 - a constant
+    """The case of this name.
 
     Shapes are the hopper's, batches 256, networks 2 x 256; SQIRL has two heads, so that targets are networks' values too, and
     Drama learns from images as MinAtar's.
+
+    Raises:
+        InputError: for an environment that is unknown, not compiled, or not for this agent.
     """
     if name == "sqirl":
-        return regression(sqirl.Config(k=2))
+        return regression(override(sqirl.Config(k=2), {} if sizes.width is None else {"width": sizes.width}))
     if name not in TRANSITIONS:
-        return dreaming(name, override(drama.Config(), {"size": size}))
-    config = TRANSITIONS[name].Config()
-    return standard(TRANSITIONS[name], override(config, {"actor_depth": 2, "critic_depth": 2}))
+        return dreaming(name, override(drama.Config(), {"size": sizes.drama}))
+    layers = {"actor_depth": 2, "critic_depth": 2}
+    if sizes.width is not None:
+        layers |= {"actor_width": sizes.width, "critic_width": sizes.width}
+    return standard(TRANSITIONS[name], override(TRANSITIONS[name].Config(), layers), sizes.env)
 
 
-def standard(module: ModuleType, config: Any) -> Case:
+def standard(module: ModuleType, config: Any, env_name: str | None = None) -> Case:
     """The case of an agent that learns from transitions: online, or from a data set of random numbers."""
     spec = VECTOR if module is sac_discrete else HOPPER
+    if env_name is not None:
+        spec = _env(env_name).spec
+        module.check(config, spec)
     batches = module.make(spec, config).batches
     draw = partial(noise, spec, (batches, config.batch_size))
     found = Case(config, spec, lambda config: updates(module.make(spec, config), draw), batches)
@@ -74,7 +93,7 @@ def standard(module: ModuleType, config: Any) -> Case:
             unit="gradient steps",
             data=partial(recorded, spec),
         )
-    env = _env(CART_POLE if module is sac_discrete else "pendulum")
+    env = _env(env_name or (CART_POLE if module is sac_discrete else "pendulum"))
     return found._replace(
         loop=lambda config: loops.online(module.make(env.spec, config), env, config.batch_size, CAPACITY),
         steps=1,
@@ -197,5 +216,6 @@ def _dream(config: drama.Config, spec: Spec, key: jax.Array) -> wm.Dream:
 
 def _env(name: str) -> Env:
     env = envs.make(name)
-    assert isinstance(env, Env)
+    if not isinstance(env, Env):
+        raise InputError(f"{name} is not compiled, so that its speed is not that of a loop: choose another of rljax envs")
     return env

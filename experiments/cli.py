@@ -183,6 +183,8 @@ class Bench:
     rounds: int = 7  # measurements of each program, which take turns; figures are medians
     seconds: float = 0.5  # of each measurement, about
     size: str = "xs"  # of Drama's networks: xs, s, drama
+    width: int | None = None  # units of each hidden layer of the other agents [their own]
+    env: str | None = None  # of agents that learn from transitions: act there, and have its shapes [pendulum; hopper's]
     json: Path | None = None  # write all numbers into this file
     show: Path | None = None  # show this file of an earlier --json, and measure nothing
     against: Path | None = None  # compare with this file of an earlier --json; the exit code is 1 if something is slower
@@ -519,15 +521,17 @@ def bench(args: list[str]) -> int:
     given = forms.parse(Bench, args, "rljax bench")
     from rljax.experiments import bench as benching
     from rljax.experiments import progress
+    from rljax.experiments.cases import Sizes
 
     old = None if given.against is None else benching.read(given.against)
     if given.show is not None:
         found = benching.read(given.show)
     else:
-        rows = benching.planned(given.agents, parse_counts(given.seeds), given.size)
+        sizes = Sizes(given.size, given.width, given.env)
+        rows = benching.planned(given.agents, parse_counts(given.seeds), sizes)
         if old is not None:
             benching.pairs(rows, old["rows"])  # which refuses what cannot be compared before it is measured
-        found = benching.bench(rows, given.size, given.rounds, given.seconds, progress.warn)
+        found = benching.bench(rows, sizes, given.rounds, given.seconds, progress.warn)
     if given.json is not None:
         benching.write(found, given.json)
     print(benching.table(found))

@@ -179,14 +179,24 @@ def measured():
     jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes time here
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cases, "ROWS", 100)
-        patch.setattr(cases, "case", lambda name, size: tiny(cases.TRANSITIONS[name]))
-        yield bench.bench(bench.planned(("sac", "td3_bc"), (2,), "xs"), "xs", 1, 0.001, lambda sentence: None)
+        patch.setattr(cases, "case", lambda name, sizes: tiny(cases.TRANSITIONS[name]))
+        rows = bench.planned(("sac", "td3_bc"), (2,), cases.Sizes())
+        found = bench.bench(rows, cases.Sizes(), 1, 0.001, lambda sentence: None)
     jax.config.update("jax_disable_most_optimizations", False)
+    return found
 
 
 def tiny(module):
     sizes = {f"{part}_{size}": number for part in ("actor", "critic") for size, number in (("width", 8), ("depth", 1))}
     return cases.standard(module, override(module.Config(), sizes | {"batch_size": 8}))
+
+
+def test_sizes_and_shapes_can_be_chosen():
+    case = cases.case("sac", cases.Sizes(width=8, env="gymnax/Pendulum-v1"))
+    assert (case.config.actor_width, case.config.critic_width, case.spec.obs.shape) == (8, 8, (3,))
+    assert cases.case("td3_bc").spec == cases.HOPPER and cases.case("sqirl", cases.Sizes(width=8)).config.width == 8
+    state = jax.eval_shape(case.loop(case.config).init, jax.random.key(0))
+    assert state.obs.shape[-1] == 3
 
 
 def test_measured_rows(measured):
@@ -289,6 +299,9 @@ def test_files_are_shown_and_compared(rljax):
         ("bench sac --rounds 0", "--rounds must be at least 1"),
         ("bench sac --seconds nan", "--seconds above 0"),
         ("bench drama --size m", "--size must be one of xs, s, drama, got 'm'"),
+        ("bench sac --width 0", "--width must be at least 1, got 0"),
+        ("bench sac --env gymnasium/Pendulum-v1", "gymnasium/Pendulum-v1 is not compiled"),
+        ("bench sac --env gymnax/CartPole-v1", "agent sac does not take discrete actions"),
         ("bench sac --against missing.json", "there is no file missing.json"),
         ("bench sac --against foreign.json", "foreign.json was not written by rljax bench --json"),
         ("bench --show broken.json", "broken.json is no JSON file"),

@@ -1,8 +1,8 @@
 """What is bit-equal, agent by agent: ``python tests/faults/determinism.py [--agents sac iql] [--out determinism.json]``.
 
-Each agent learns with three seeds, and then again in four ways: the same once more; stopped on the way and gone on with; its
-second seed alone; and spread over devices, on a CPU three virtual ones of eight. Compared are the bits of all that is learned
-and logged, and if they differ the numbers of the first and of the last logged step.
+Each agent learns with three seeds, and then again in five ways: the same once more; stopped on the way and gone on with; its
+second seed alone; that stopped and gone on with; and all spread over devices, on a CPU three virtual ones of eight. Compared
+are the bits of all that is learned and logged, and if they differ the numbers of the first and of the last logged step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RUNS = {
 TINY = {"width": 8, "depth": 1, "batch_size": 8, "warmup": 60, "rollout": 8, "epochs": 1, "minibatches": 1, "k": 3}
 TINY |= {"num_critics": 3, "starts": 4, "length": 6, "context": 3, "ahead": 3, "episodes": 3}
 DREAM = "--config.size.width 16 --config.size.hidden 16 --config.size.groups 4 --config.size.classes 4 --config.every 20"
-WAYS = ("again", "resumed", "alone", "eight devices")
+WAYS = ("again", "resumed", "alone", "alone, resumed", "eight devices")
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,19 @@ def record() -> None:
 
 
 def compared(agent: str) -> dict[str, str]:
-    """For each way "equal", or the largest difference in the numbers of the first logged step."""
+    """For each way "equal", or how far the numbers are apart."""
     with mock.patch.object(devices, "mesh", lambda num: None):
         whole = learned(agent, "whole")
         again, alone = learned(agent, "again"), learned(agent, "alone", "1,")
         with stopping():
             learned(agent, "resumed")
-        resumed = learned(agent, "resumed")
+            learned(agent, "gone on", "1,")
+        resumed, alone_resumed = learned(agent, "resumed"), learned(agent, "gone on", "1,")
     spread = learned(agent, "spread")
     jax.clear_caches()  # programs of a dozen agents are more than a process may map
     second = {key: value for key, value in whole.items() if key[0] == 1}
-    return dict(zip(WAYS, (same(whole, again), same(whole, resumed), same(second, alone), same(whole, spread)), strict=True))
+    pairs = ((whole, again), (whole, resumed), (second, alone), (alone, alone_resumed), (whole, spread))
+    return {way: same(*pair) for way, pair in zip(WAYS, pairs, strict=True)}
 
 
 def learned(agent: str, out: str, seeds: str = "3") -> dict[tuple[int, str], Any]:
