@@ -232,7 +232,6 @@ def train(args: list[str]) -> int:
     """``rljax train``: 0 when the run is finished, 130 when it was stopped before."""
     given, dataset, preset = _parse_train(args)
     from rljax.experiments import presets, progress
-    from rljax.experiments import sweep as sweeping
     from rljax.experiments import train as training
     from rljax.experiments.setup import Reward, run_name
 
@@ -248,6 +247,8 @@ def train(args: list[str]) -> int:
     }
     agent, env = find_agent(given.agent), None if given.eval == "none" else given.env
     if given.sweep:
+        from rljax.experiments import sweep as sweeping  # takes a second to import
+
         programs = sweeping.plan([_swept(given, preset, env, kwargs)], given.at_once)
         out = (given.out or sweeping.default_folder(programs)).absolute()
         return _sweep(programs, out, given.plan, sweeping.train)
