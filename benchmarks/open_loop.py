@@ -26,11 +26,11 @@ from rljax.base import Env, Transition
 from rljax.world_model.imagination import reset
 
 CONFIG = drama.Config(batch_size=16, length=32)
-STEPS, UPDATES, SEEN, AHEAD, WINDOWS = 50_000, 10_000, 5, 15, 4_000
+STEPS, UPDATES, SEEN, AHEAD, WINDOWS, NUM_ENVS = 50_000, 10_000, 5, 15, 4_000, 10
 
 
 def play(env: Env, key: jax.Array, steps: int) -> Transition:
-    """Transitions [T, E] of the random policy."""
+    """Transitions of the random policy, as a ring of `rljax.replay`."""
     agent = drama.make(env.spec, CONFIG)
     loop = loops.sequences_warm_up(agent, env, 0, steps)
     state = jax.jit(loop.init)(key)
@@ -47,8 +47,9 @@ def train(net: wm.Networks, num: int, ring: Transition, params: wm.Params, key: 
 
     def update(model: optim.Model, key: jax.Array) -> tuple[optim.Model, jax.Array]:
         key_draw, key_loss = jax.random.split(key)
-        slot, env = replay.starts(scores, jnp.int32(len(scores)), CONFIG.length, key_draw, CONFIG.batch_size)
-        t = replay.window(ring, slot, env, CONFIG.length)
+        slots = jnp.int32(scores.size // NUM_ENVS)
+        first = replay.starts(scores, slots, CONFIG.length, key_draw, CONFIG.batch_size, NUM_ENVS)
+        t = replay.window(ring, first, CONFIG.length, NUM_ENVS)
         first = reset(t.terminated | t.truncated)
         t = t._replace(obs=t.obs.astype(float), action=wm.encode_action(t.action, num))
         loss = partial(wm.loss, CONFIG, net, batch=t, first=first, key=key_loss)
@@ -68,9 +69,9 @@ def predict(net: wm.Networks, num: int, params: wm.Params, t: Transition, key: j
 
 def windows(ring: Transition, key: jax.Array) -> tuple[Transition, np.ndarray]:
     """``(t, there)``: windows that begin anywhere, and which of their last AHEAD steps [B, AHEAD] belong to one episode."""
-    slots = ring.reward.shape
-    slot, env = replay.starts(jnp.zeros(slots), jnp.int32(slots[0]), SEEN + AHEAD, key, WINDOWS)
-    t = replay.window(ring, slot, env, SEEN + AHEAD)
+    scores = jnp.zeros(ring.reward.shape)
+    first = replay.starts(scores, jnp.int32(scores.size // NUM_ENVS), SEEN + AHEAD, key, WINDOWS, NUM_ENVS)
+    t = replay.window(ring, first, SEEN + AHEAD, NUM_ENVS)
     done = np.asarray(t.terminated | t.truncated)
     return t, np.cumsum(done, 1)[:, SEEN - 1 : -1] == 0
 
@@ -94,7 +95,7 @@ def rows(name: str, frames: Any, rewards: Any, t: Transition, there: np.ndarray)
 def main() -> None:
     """Five seeds."""
     out = Path(sys.argv[1])
-    env = envs.make("gymnax/Breakout-MinAtar", 10)
+    env = envs.make("gymnax/Breakout-MinAtar", NUM_ENVS)
     assert isinstance(env, Env)
     num = wm.action_size(env.spec.action)
     net = wm.Networks(CONFIG.size, env.spec.obs.shape)

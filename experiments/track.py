@@ -64,7 +64,7 @@ def wandb(project: str, run: Path) -> Open:
 
     def opened(name: str, config: dict[str, Any]) -> Tracker:
         begun = library.init(
-            project=project, group=run.name, name=f"{run.name} {name}", config=config, dir=run, reinit="create_new"
+            project=project, group=run.name, name=f"{run.name} {name}", config=config, dir=str(run), reinit="create_new"
         )
 
         def log(step: int, numbers: dict[str, float]) -> None:

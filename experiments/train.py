@@ -275,7 +275,9 @@ def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
         raise InputError(f"{out} learned from {source}: it has no replay")
     step, host = store.newest(out, progress.warn) or (0, {})
     rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
-    return setup, jax.tree.map(lambda x: x[0], rest.ring), host["iteration"]
+    num_envs = setup.env.num_envs if setup.env else 1
+    ring = jax.tree.map(lambda x: x[0].reshape(-1, num_envs, *x.shape[2:]), rest.ring)
+    return setup, ring, host["iteration"]
 
 
 def read_rows(out: Path) -> Rows:

@@ -116,7 +116,7 @@ def iteration(carry, t):
     action, _ = mine.act(state, (), obs, key_act)
     env_state, obs, row = observe(env_state, obs, action, key_env)
     ring = replay.add(ring, row, t)
-    batch = Batch(replay.sample(ring, t + 1, key_sample, (mine.batches, 128)))
+    batch = Batch(replay.sample(ring, t + 1, key_sample, (mine.batches, 128), num_envs=4))
     state, metrics = mine.update(state, batch, key_update)
     return (state, env_state, obs, ring, key), (metrics["critic/loss"], row.reward.mean())
 

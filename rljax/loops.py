@@ -24,7 +24,7 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
-    ``extras`` [slots, E] is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
+    ``extras`` is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
     where the number of iterations does not tell it. Without replay the ring is (), without an env all but agent and key are.
     """
 
@@ -122,7 +122,7 @@ def sequences(agent: Agent, env: Env, batch_size: int, capacity: int, returns: N
     def step(state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         key, key_rows, key_sample, key_update = jax.random.split(state.key, 4)
         state, episodes = _rows(agent, env, agent.act, state, t, key_rows)
-        batch, counts = draw(state.ring, state.extras, (t + 1) * agent.batches, key_sample)
+        batch, counts = draw(state.ring, state.extras, (t + 1) * agent.batches, key_sample, env.num_envs)
         agent_state, metrics = agent.update(state.agent, batch, key_update)
         return state._replace(agent=agent_state, extras=counts, key=key), metrics | episodes
 
@@ -184,7 +184,7 @@ def episodes(agent: Agent, env: Env, batch_size: int, capacity: int, returns: re
             old = Batch(state.ring, state.extras)
             (ring, extras), stored = replay.add_some(old, played, kept, state.stored)
             state = state._replace(ring=ring, extras=extras, stored=stored)
-            batch = replay.replayed(Batch(ring, extras), stored, (), key_sample, (agent.batches, batch_size))
+            batch = replay.sample(Batch(ring, extras), stored, key_sample, (agent.batches, batch_size), 1)
         agent_state, learned = agent.update(state.agent, batch, key_update)
         return state._replace(agent=agent_state, key=key), learned | metrics
 
@@ -212,27 +212,19 @@ def run(
 
     def body(i: jax.Array, carry: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
         state, sums = carry
-        state, metrics = seeds(config, state, t + i)
+        state, metrics = seeds(inner, state, t + i)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    seeds = _seeds(step, len(alive))
-    shapes = jax.eval_shape(seeds, config, state, t)[1]
+    seeds, inner, begin = jax.vmap(step, (0, 0, None)), config, state
+    if len(alive) == 1:  # goes without an axis of its own, with which XLA's sums on a CPU are slow
+        seeds, (inner, begin) = step, jax.tree.map(lambda x: jnp.squeeze(x, 0), (config, state))
+    shapes = jax.eval_shape(seeds, inner, begin, t)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    new, sums = jax.lax.fori_loop(0, num, body, (state, zeros))
+    new, sums = jax.lax.fori_loop(0, num, body, (begin, zeros))
+    if len(alive) == 1:
+        new, sums = jax.tree.map(lambda x: jnp.expand_dims(x, 0), (new, sums))
     new = new._replace(agent=where(alive, new.agent, state.agent))
     return new, alive & _finite((new.agent, new.episode_return, sums)), sums
-
-
-def _seeds(step: Callable[[PyTree, PyTree, jax.Array], PyTree], num: int) -> Callable[[PyTree, PyTree, jax.Array], PyTree]:
-    """``step`` of ``num`` seeds; a single one goes without an axis of its own, with which XLA's sums on a CPU are slow."""
-    if num > 1:
-        return jax.vmap(step, in_axes=(0, 0, None))
-
-    def single(config: PyTree, state: PyTree, t: jax.Array) -> PyTree:
-        config, state = jax.tree.map(lambda x: jnp.squeeze(x, 0), (config, state))
-        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), step(config, state, t))
-
-    return single
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:
@@ -294,7 +286,7 @@ def _add(env: Env, returns: replay.Returns | None, state: LoopState, row: Transi
     if returns is None:
         return state._replace(ring=ring)
     extras = replay.add(state.extras, _unknown(returns, env.num_envs), t)
-    fill = partial(replay.fill_returns, ring=ring, t=t + 1, horizon=env.spec.horizon, returns=returns)
+    fill = partial(replay.fill_returns, ring=ring, t=t + 1, horizon=env.spec.horizon, returns=returns, num_envs=env.num_envs)
     return state._replace(ring=ring, extras=jax.lax.cond((t + 1) % env.spec.horizon == 0, fill, lambda x: x, extras))
 
 

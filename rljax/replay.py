@@ -1,7 +1,9 @@
-"""Replay: a ring of arrays with axes (time, env), and what an update draws from it, or from recorded data.
+"""Replay: a ring of arrays of transitions, and what an update draws from it, or from recorded data.
 
-The state holds arrays only; the clock is the caller's: ``t`` counts the rows added before. Because seeds share it, a write
-under ``vmap`` stays one contiguous slice.
+A slot holds one transition of each of E envs, which lie side by side: leaves are [slots * E, ...]. The state holds arrays only;
+the clock is the caller's: ``t`` counts the slots filled before. Because seeds share it, a write under ``vmap`` stays one
+contiguous slice. XLA never copies a ring: not for its layout, which an axis of its own for E, mostly 1, would leave open, and
+not to read it beside a write, which `_take` keeps apart.
 """
 
 from __future__ import annotations
@@ -37,21 +39,23 @@ class Returns(NamedTuple):
 
 
 def init(row: PyTree, capacity: int) -> PyTree:
-    """An empty ring for rows whose leaves are [E, ...]: zeros [capacity / E, E, ...], rounded up."""
+    """An empty ring for rows whose leaves are [E, ...]: zeros [capacity, ...], rounded up to a multiple of E."""
     num_envs = jax.tree.leaves(row)[0].shape[0]
-    return jax.tree.map(lambda x: jnp.zeros((-(-capacity // num_envs), *x.shape), x.dtype), row)
+    size = -(-capacity // num_envs) * num_envs
+    return jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), row)
 
 
 def add(ring: PyTree, row: PyTree, t: jax.Array) -> PyTree:
-    """The ring with ``row`` (leaves [E, ...]) at slot t mod (capacity / E); the oldest row gives way."""
-    slots = jax.tree.leaves(ring)[0].shape[0]
-    return jax.tree.map(lambda r, x: jax.lax.dynamic_update_index_in_dim(r, x.astype(r.dtype), t % slots, 0), ring, row)
+    """The ring with ``row`` (leaves [E, ...]) in slot t mod (capacity / E); the oldest row gives way."""
+    num_envs = jax.tree.leaves(row)[0].shape[0]
+    first = t % _slots(ring, num_envs) * num_envs
+    return jax.tree.map(lambda r, x: jax.lax.dynamic_update_slice_in_dim(r, x.astype(r.dtype), first, 0), ring, row)
 
 
 def add_some(ring: PyTree, rows: PyTree, mask: jax.Array, stored: jax.Array) -> tuple[PyTree, jax.Array]:
     """``(ring, stored)`` after those of ``rows`` (leaves [T, E, ...]) for which ``mask`` [T, E] holds, of at most all slots.
 
-    The ring's leaves are [slots, 1, ...]; ``stored`` rows were added before.
+    The ring's slots hold one row each; ``stored`` rows were added before.
     """
     slots = jax.tree.leaves(ring)[0].shape[0]
     chosen = mask.reshape(-1)
@@ -59,40 +63,37 @@ def add_some(ring: PyTree, rows: PyTree, mask: jax.Array, stored: jax.Array) -> 
 
     def put(ring: jax.Array, rows: jax.Array) -> jax.Array:
         flat = rows.reshape(-1, *rows.shape[mask.ndim :]).astype(ring.dtype)
-        return ring.at[slot, 0].set(flat, mode="drop", unique_indices=False)
+        return ring.at[slot].set(flat, mode="drop", unique_indices=False)
 
     return jax.tree.map(put, ring, rows), stored + chosen.sum(dtype=jnp.int32)
 
 
-def sample(ring: PyTree, t: jax.Array, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
-    """Transitions [*shape, ...] drawn uniformly with replacement from the newest min(t, capacity / E) rows; t >= 1."""
-    slots, num_envs = jax.tree.leaves(ring)[0].shape[:2]
-    index = jax.random.randint(key, shape, 0, jnp.minimum(t, slots) * num_envs)
-    return jax.tree.map(lambda r: r.reshape(slots * num_envs, *r.shape[2:])[index], ring)
+def sample(ring: PyTree, t: jax.Array, key: jax.Array, shape: tuple[int, ...], num_envs: int) -> PyTree:
+    """Transitions [*shape, ...] drawn uniformly with replacement from all of t slots, or of as many as there are; t >= 1."""
+    return _take(ring, jax.random.randint(key, shape, 0, _filled(ring, t, num_envs)), num_envs)
 
 
 def replayed(ring: Batch, t: jax.Array, data: Any, key: jax.Array, shape: tuple[int, ...]) -> Batch:
-    """A `Batch` [*shape, ...] of new experience alone, from a ring to which t rows were added."""
-    batch: Batch = sample(ring, t, key, shape)
+    """A `Batch` [E, ...] of new experience alone, from a ring of which t slots were filled; its ``shape`` begins with E."""
+    batch: Batch = sample(ring, t, key, shape, shape[0])
     return batch
 
 
 def windows(num: int) -> Draw:
-    """A `Draw` of batches [..., U, B]: windows of ``num`` consecutive rows of one env, as that many neighbours along U.
+    """A `Draw` of batches [E, U, B]: windows of ``num`` consecutive rows of one env, as that many neighbours along U.
 
     Their first rows are uniform over all that the ring holds. The newest row has ``truncated`` set, unless it terminated: what
     follows it in a window is not known yet. Nor do rows after the end of an episode belong to it (`rljax.losses.n_step`).
     """
 
     def draw(ring: Batch, t: jax.Array, data: Any, key: jax.Array, shape: tuple[int, ...]) -> Batch:
-        slots, num_envs = ring.transition.reward.shape
-        *lead, many, size = shape
-        first = jax.random.randint(key, (*lead, many // num, 1, size), 0, jnp.minimum(t, slots) * num_envs)
-        ahead = jax.lax.broadcasted_iota(jnp.int32, (*lead, many // num, num, size), len(shape) - 1)
-        slot = (first // num_envs + ahead) % slots
-        index = (slot * num_envs + first % num_envs).reshape(shape)
-        batch: Batch = jax.tree.map(lambda r: r.reshape(slots * num_envs, *r.shape[2:])[index], ring)
-        x, newest = batch.transition, (slot == (t - 1) % slots).reshape(shape)
+        num_envs, many, size = shape
+        slots = _slots(ring, num_envs)
+        first = jax.random.randint(key, (num_envs, many // num, 1, size), 0, _filled(ring, t, num_envs))
+        ahead = jax.lax.broadcasted_iota(jnp.int32, (num_envs, many // num, num, size), 2)
+        index = ((first + num_envs * ahead) % (num_envs * slots)).reshape(shape)
+        batch: Batch = _take(ring, index, num_envs)
+        x, newest = batch.transition, index // num_envs == (t - 1) % slots
         return batch._replace(transition=x._replace(truncated=x.truncated | (newest & ~x.terminated)))
 
     return draw
@@ -109,7 +110,7 @@ def recorded(ring: Any, t: jax.Array, data: Recorded, key: jax.Array, shape: tup
 
 
 def mixed(fraction: float) -> Draw:
-    """A `Draw` of batches [..., B] whose first round(``fraction`` B) transitions are recorded, and the others new (RLPD)."""
+    """A `Draw` of batches [E, ..., B] whose first round(``fraction`` B) transitions are recorded, and the others new (RLPD)."""
 
     def draw(ring: Batch, t: jax.Array, data: Recorded, key: jax.Array, shape: tuple[int, ...]) -> Batch:
         key_old, key_new = jax.random.split(key)
@@ -136,7 +137,7 @@ def either(probability: jax.Array | float) -> Draw:
 
 
 class Counts(NamedTuple):
-    """How often each row of a ring [slots, E] began a sequence that was learned from, and one that imagination went on from."""
+    """How often each row of a ring began a sequence that was learned from, and one that imagination went on from."""
 
     learned: Any
     imagined: Any
@@ -160,58 +161,56 @@ def evenly(counts: Counts, ratio: float) -> tuple[jax.Array, Callable[[Counts], 
     return jnp.zeros(counts.learned.shape), lambda counts: jnp.zeros(counts.imagined.shape)
 
 
-def starts(scores: jax.Array, t: jax.Array, length: int, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-    """``(slot [num], env [num])``, different ones with p ~ exp(``scores`` [slots, E]), of windows of ``length`` rows.
+def starts(scores: jax.Array, t: jax.Array, length: int, key: jax.Array, num: int, num_envs: int) -> jax.Array:
+    """First rows [num], different ones with p ~ exp(``scores``), of windows of ``length`` consecutive rows of one env each.
 
-    ``t`` rows were added to the ring, no fewer than ``length``. Where it holds fewer than ``num`` windows, all come again. The
-    largest of scores plus Gumbel noise are a sample without replacement.
+    ``t`` slots of the ring were filled, no fewer than ``length``. Where it holds fewer than ``num`` windows, all come again.
+    The largest of scores plus Gumbel noise are a sample without replacement.
     """
-    slots, num_envs = scores.shape
+    slots = _slots(scores, num_envs)
     filled = jnp.minimum(t, slots)
-    age = (jnp.arange(slots) - (t - filled)) % slots  # 0 is the oldest row
+    age = (jnp.arange(scores.size) // num_envs - (t - filled)) % slots  # 0 is the oldest slot
     fits = age <= filled - length
-    noisy = jnp.where(fits[:, None], scores + jax.random.gumbel(key, scores.shape), -jnp.inf)
+    noisy = jnp.where(fits, scores + jax.random.gumbel(key, scores.shape), -jnp.inf)
     size = min(num, scores.size)
-    best = jax.lax.top_k(noisy.reshape(-1), size)[1]
-    best = best[jnp.arange(num) % jnp.minimum(fits.sum() * num_envs, size)]
-    return best // num_envs, best % num_envs
+    best = jax.lax.top_k(noisy, size)[1]
+    return best[jnp.arange(num) % jnp.minimum(fits.sum(), size)]
 
 
-def window(ring: PyTree, slot: jax.Array, env: jax.Array, length: int) -> PyTree:
-    """Windows [num, length, ...] of consecutive rows of one env each."""
-    slots = jax.tree.leaves(ring)[0].shape[0]
-    at = (slot[:, None] + jnp.arange(length)[None]) % slots
-    return jax.tree.map(lambda x: x[at, env[:, None]], ring)
+def window(ring: PyTree, first: jax.Array, length: int, num_envs: int) -> PyTree:
+    """Windows [num, length, ...] of consecutive rows of one env each, from rows ``first`` [num] on."""
+    index = (first[:, None] + num_envs * jnp.arange(length)[None]) % jax.tree.leaves(ring)[0].shape[0]
+    return _take(ring, index, num_envs)
 
 
 def sequences(scores: Callable, num: int, length: int, num_dreams: int, context: int) -> Callable[..., tuple[Batch, Counts]]:
-    """What `rljax.loops.sequences` draws: ``draw(ring, counts, t, key) -> (batch, counts)``.
+    """What `rljax.loops.sequences` draws: ``draw(ring, counts, t, key, num_envs) -> (batch, counts)``.
 
     The batch has transitions [num, length, ...] to learn from, and as extras those [num_dreams, context, ...] that
     imagination goes on from. ``scores`` is `newest_first`, `evenly` or the like.
     """
 
-    def draw(ring: PyTree, counts: Counts, t: jax.Array, key: jax.Array) -> tuple[Batch, Counts]:
+    def draw(ring: PyTree, counts: Counts, t: jax.Array, key: jax.Array, num_envs: int) -> tuple[Batch, Counts]:
         key_learn, key_imagine = jax.random.split(key)
         to_learn, to_imagine = scores(counts, num_dreams / num)
-        at = starts(to_learn, t, length, key_learn, num)
-        counts = counts._replace(learned=counts.learned.at[at].add(1))
-        dreams = starts(to_imagine(counts), t, context, key_imagine, num_dreams)
+        first = starts(to_learn, t, length, key_learn, num, num_envs)
+        counts = counts._replace(learned=counts.learned.at[first].add(1))
+        dreams = starts(to_imagine(counts), t, context, key_imagine, num_dreams, num_envs)
         counts = counts._replace(imagined=counts.imagined.at[dreams].add(1))
-        return Batch(window(ring, *at, length), window(ring, *dreams, context)), counts
+        return Batch(window(ring, first, length, num_envs), window(ring, dreams, context, num_envs)), counts
 
     return draw
 
 
-def fill_returns(extras: Any, ring: PyTree, t: jax.Array, horizon: int, returns: Returns) -> Any:
-    """``extras`` [slots, E] with the ``mc_return`` of every row of ``ring`` whose episode has ended, where it was -inf.
+def fill_returns(extras: Any, ring: PyTree, t: jax.Array, horizon: int, returns: Returns, num_envs: int) -> Any:
+    """``extras`` with the ``mc_return`` of every row of ``ring`` whose episode has ended, where it was -inf.
 
     It is discounted, of changed rewards, and 0 after the end, as that of recorded data. To be called whenever t is a multiple
-    of ``horizon``, the longest that an episode lasts: the newest 2 ``horizon`` rows then hold all of each new episode.
+    of ``horizon``, the longest that an episode lasts: the newest 2 ``horizon`` slots then hold all of each new episode.
     """
-    slots = ring.reward.shape[0]
+    slots = _slots(ring, num_envs)
     age = jnp.arange(min(2 * horizon, slots))[::-1]
-    index = (t - 1 - age) % slots
+    index = ((t - 1 - age) % slots * num_envs)[:, None] + jnp.arange(num_envs)[None]
     reward, old = ring.reward[index], extras.mc_return[index]
     done = (ring.terminated | ring.truncated)[index]
     failed = jnp.zeros(reward.shape, bool) if returns.failure is None else reward == jnp.float32(returns.failure)
@@ -242,3 +241,18 @@ def fill_returns(extras: Any, ring: PyTree, t: jax.Array, horizon: int, returns:
 def _as(like: Batch, batch: Batch) -> Batch:
     """``batch`` with the dtypes of ``like``."""
     return jax.tree.map(lambda x, y: y.astype(x.dtype), like, batch)
+
+
+def _take(ring: PyTree, index: jax.Array, num_envs: int) -> PyTree:
+    """Rows of the ring. Two indices, of slot and env, keep XLA from making the newest write a part of each read."""
+    at = index // num_envs, index % num_envs
+    return jax.tree.map(lambda x: x.reshape(-1, num_envs, *x.shape[1:])[at], ring)
+
+
+def _slots(ring: PyTree, num_envs: int) -> int:
+    return int(jax.tree.leaves(ring)[0].shape[0]) // num_envs
+
+
+def _filled(ring: PyTree, t: jax.Array, num_envs: int) -> jax.Array:
+    """How many rows there are to draw from, after t slots were filled."""
+    return jnp.minimum(t, _slots(ring, num_envs)) * num_envs

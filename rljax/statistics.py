@@ -24,11 +24,12 @@ def _scores(scores: np.ndarray, axes: int) -> np.ndarray:
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean [...] of scores [..., S]: the mean without the lowest and the highest quarter of the seeds.
 
-    NaN if there are no seeds.
+    NaN if there are no seeds, or one of the scores is NaN, which scipy before 1.15 would trim.
     """
     if np.ndim(scores) and not np.shape(scores)[-1]:
         return np.full(np.shape(scores)[:-1], np.nan)
-    return stats.trim_mean(_scores(scores, 1), 0.25, axis=-1)
+    scores = _scores(scores, 1)
+    return np.where(np.isnan(scores).any(-1), np.nan, stats.trim_mean(scores, 0.25, axis=-1))
 
 
 def interval(scores: np.ndarray, level: float = 0.95, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,12 @@ def steps(warm, online):
 
 def row_of(ring, t):
     """The row that iteration ``t`` has written."""
-    return jax.tree.map(lambda x: np.asarray(x[t % SLOTS]), ring)
+    return jax.tree.map(lambda x: slots_of(x)[t % SLOTS], ring)
+
+
+def slots_of(rows):
+    """[slots * E, ...] as [slots, E, ...]."""
+    return np.asarray(rows).reshape(-1, E, *rows.shape[1:])
 
 
 def test_the_ring_holds_exactly_the_transitions_stepped():
@@ -100,7 +105,7 @@ def test_the_ring_holds_exactly_the_transitions_stepped():
         rows.append(expected_row(np.asarray(before.obs), np.asarray(before.memory) + 1))
         for s in range(max(0, t + 1 - SLOTS), t + 1):
             jax.tree.map(np.testing.assert_array_equal, row_of(after.ring, s), rows[s])
-        assert not np.any(after.ring.next_obs[t + 1 :])
+        assert not np.any(after.ring.next_obs[E * (t + 1) :])
     flags = np.stack([(row.terminated, row.truncated) for row in rows])
     assert flags[:, 0].any() and flags[:, 1].any() and not flags.all(1).any()
 
@@ -144,7 +149,7 @@ def test_updates_follow_each_env_step():
     for t, (_, metrics, after) in enumerate(steps(0, 30)):
         assert after.agent.updates == E * (t + 1)
         np.testing.assert_allclose(metrics["toy/updates"], np.mean(E * t + 1 + np.arange(E)), rtol=1e-6)
-        valid = np.asarray(after.ring.reward)[: t + 1]
+        valid = np.asarray(after.ring.reward)[: E * (t + 1)]
         largest = max(largest, valid.max())
         assert np.isin(after.agent.last, valid).all() and after.agent.largest <= largest
         if t == 0:  # only the row just written can have been drawn
@@ -340,7 +345,7 @@ def test_the_ring_can_be_sampled_after_a_chunk():
     """A sample from a learner's ring after 3 iterations holds rows that were stepped, not empty slots."""
     config, state, alive = begin()
     new, _, _ = chunk(config, state, alive, 0, 3)
-    x = replay.sample(jax.tree.map(lambda x: x[0], new.ring), 3, jax.random.key(0), (64,))
+    x = replay.sample(jax.tree.map(lambda x: x[0], new.ring), 3, jax.random.key(0), (64,), 2)
     assert (np.asarray(x.obs)[:, 0] >= 2).all() and (np.asarray(x.next_obs)[:, 1] == np.asarray(x.obs)[:, 1] + 1).all()
 
 
@@ -355,7 +360,7 @@ def test_frozen_steps_leave_the_agent_as_it_was():
         jax.tree.map(np.testing.assert_array_equal, row_of(state.ring, t), expected)
         assert set(metrics) == {"episode/count", "episode/return", "episode/length"}
     jax.tree.map(np.testing.assert_array_equal, state.agent, first.agent)
-    assert not np.any(state.ring.next_obs[SLOTS - 1])
+    assert not np.any(slots_of(state.ring.next_obs)[SLOTS - 1])
 
 
 class Extras(NamedTuple):
@@ -389,8 +394,8 @@ def test_an_update_draws_as_its_agent_says():
         assert metrics["toy/old"] == 1 and metrics["toy/new"] == 0
         seen.append(float(metrics["toy/known"]))
     assert set(seen[: HORIZON - 1]) == {0.5} and max(seen) > 0.5
-    known = np.asarray(state.extras.mc_return)[: 3 * HORIZON]
-    ring = jax.tree.map(np.asarray, state.ring)
+    known = slots_of(state.extras.mc_return)[: 3 * HORIZON]
+    ring = jax.tree.map(slots_of, state.ring)
     done, total = ring.terminated | ring.truncated, np.zeros(E)
     for t in reversed(range(3 * HORIZON)):
         total = ring.reward[t] + 0.5 * np.where(done[t], 0, total)
@@ -437,8 +442,8 @@ def test_episodes_keep_what_the_agent_says():
     for i in range(2):
         state, metrics = jax.jit(loop.step)(state, jnp.int32(i), ())
         stored += int(metrics["episode/length"]) - 6
-    assert state.stored == stored and state.ring.reward.shape == (90, 1)
-    assert (state.ring.obs[:stored, 0, 1] >= 2).all() and not state.ring.obs[stored:].any()
+    assert state.stored == stored and state.ring.reward.shape == (90,)
+    assert (state.ring.obs[:stored, 1] >= 2).all() and not state.ring.obs[stored:].any()
     assert state.agent.updates == 2 and np.isin(state.agent.last, state.ring.reward[:stored]).all()
     assert (state.extras.mc_return[:stored] >= state.ring.reward[:stored]).all()
 
@@ -525,7 +530,7 @@ def test_sequences_are_what_happened(num):
     agent, env = sequence_agent(num), toy_env(E)
     warm, loop = (kind(agent, env, 4, SLOTS * E) for kind in (loops.sequences_warm_up, loops.sequences))
     state = jax.jit(warm.init)(jax.random.key(0))
-    assert state.ring.next_obs == () and state.extras.learned.shape == (SLOTS, E)
+    assert state.ring.next_obs == () and state.extras.learned.shape == (SLOTS * E,)
     t, history = 0, []
     for t in range(3):
         state, metrics = jax.jit(warm.step)(state, t, ())
@@ -541,8 +546,8 @@ def test_sequences_are_what_happened(num):
         np.testing.assert_array_equal(count[:, 1:], np.where(done, 0, count[:, :-1] + 1))
         np.testing.assert_array_equal(rows.reward, 10 * k + count + np.asarray(rows.action))
         newest = (t * num + np.arange(num)) % SLOTS
-        np.testing.assert_array_equal(state.ring.obs[newest[0]], before)
-        history.append(np.asarray(state.extras.learned))
+        np.testing.assert_array_equal(slots_of(state.ring.obs)[newest[0]], before)
+        history.append(slots_of(state.extras.learned))
     assert state.agent.updates == 13
     for old, new, t in zip(history, history[1:], range(4, 16), strict=False):
         grown = new - old

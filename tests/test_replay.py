@@ -56,11 +56,11 @@ def test_holds_what_a_deque_holds(num_envs, steps):
     for t in range(steps):
         reference.append((t, jax.tree.map(np.asarray, row(t, num_envs))))
     ring = filled(slots * num_envs, num_envs, steps)
-    assert all(x.shape[:2] == (slots, num_envs) for x in ring)
+    held = [np.asarray(x).reshape(slots, num_envs, *x.shape[1:]) for x in ring]
     for t, expected in reference:
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, t=t: x[t % slots], ring), expected)
+        jax.tree.map(np.testing.assert_array_equal, Row(*(x[t % slots] for x in held)), expected)
     for slot in range(steps, slots):
-        assert not any(np.any(x[slot]) for x in ring)
+        assert not any(np.any(x[slot]) for x in held)
 
 
 def test_dtypes_are_kept():
@@ -69,19 +69,20 @@ def test_dtypes_are_kept():
     ring = replay.add(ring, jax.tree.map(lambda x: x.astype(jnp.float32), row(3, 2)), 3)
     dtypes = [np.dtype(x) for x in ("uint8", "float32", "bool", "int32")]
     assert [x.dtype for x in ring] == dtypes
-    assert [x.dtype for x in replay.sample(ring, 4, jax.random.key(0), (2, 5))] == dtypes
+    assert [x.dtype for x in replay.sample(ring, 4, jax.random.key(0), (2, 5), 2)] == dtypes
 
 
 def test_capacity_counts_transitions():
-    """Capacity over E, rounded up."""
-    assert [replay.init(row(0, 3), c).reward.shape for c in (1, 3, 4, 9)] == [(1, 3), (1, 3), (2, 3), (3, 3)]
+    """Rounded up to whole slots."""
+    assert [replay.init(row(0, 3), c).reward.shape for c in (1, 3, 4, 9)] == [(3,), (3,), (6,), (9,)]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 11, 23])
 def test_samples_are_the_newest_rows_and_whole(steps):
     """Every valid transition turns up, no other does, and the leaves of one sample belong together."""
     slots, num_envs = 7, 2
-    x = replay.sample(filled(slots * num_envs, num_envs, steps), jnp.int32(steps), jax.random.key(steps), (3, 500))
+    ring = filled(slots * num_envs, num_envs, steps)
+    x = replay.sample(ring, jnp.int32(steps), jax.random.key(steps), (3, 500), num_envs)
     assert x.image.shape == (3, 500, 2, 3) and x.reward.shape == (3, 500)
     assert set(np.ravel(x.reward)) == set(range(max(0, steps - slots) * num_envs, steps * num_envs))
     number = np.asarray(x.reward).astype(int)
@@ -94,7 +95,8 @@ def test_samples_are_the_newest_rows_and_whole(steps):
 def test_samples_are_uniform(steps):
     """Chi-square over transitions, half full and wrapped around; batches of one draw are independent."""
     slots, num_envs, num = 10, 3, 30_000
-    x = np.asarray(replay.sample(filled(slots * num_envs, num_envs, steps), steps, jax.random.key(0), (2, num)).reward)
+    ring = filled(slots * num_envs, num_envs, steps)
+    x = np.asarray(replay.sample(ring, steps, jax.random.key(0), (2, num), num_envs).reward)
     valid = min(steps, slots) * num_envs
     counts = np.unique(x, return_counts=True)[1]
     assert len(counts) == valid and stats.chisquare(counts).pvalue > 1e-3
@@ -105,15 +107,14 @@ def test_samples_are_uniform(steps):
 def test_two_keys_give_two_samples():
     """Draws depend on the key, and on nothing else."""
     ring = filled(30, 3, 10)
-    a, b, c = (replay.sample(ring, 10, jax.random.key(k), (4, 50)).reward for k in (0, 1, 0))
+    a, b, c = (replay.sample(ring, 10, jax.random.key(k), (4, 50), 3).reward for k in (0, 1, 0))
     np.testing.assert_array_equal(a, c)
     assert np.mean(np.asarray(a) != np.asarray(b)) > 0.8
 
 
 def test_a_sample_of_a_full_ring_reaches_offline_data():
     """A dataset is a ring that is full: t only has to be large enough."""
-    data = Row(*(x[:, None] for x in row(0, 9)))
-    x = replay.sample(data, jnp.iinfo(jnp.int32).max, jax.random.key(0), (400,))
+    x = replay.sample(row(0, 9), jnp.iinfo(jnp.int32).max, jax.random.key(0), (400,), 3)
     assert set(np.asarray(x.reward)) == set(range(9))
 
 
@@ -156,16 +157,16 @@ def numbered(*shape, start):
     return Batch(Transition(number[..., None], number[..., None], number, number[..., None], flag, flag), Extras(-number))
 
 
-OLD, NEW = replay.Recorded(numbered(50, start=1000)), numbered(10, 2, start=0)
+OLD, NEW = replay.Recorded(numbered(50, start=10_000)), numbered(6_000, start=0)
 
 
 @pytest.mark.parametrize(("fraction", "num"), [(0.0, 0), (0.5, 4), (0.3, 2), (1.0, 8)])
 def test_mixed_batches_hold_the_fraction(fraction, num):
     """In each batch the first are recorded, the rest come from the rows added; the leaves of a row stay together."""
-    batch = replay.mixed(fraction)(NEW, 6, OLD, jax.random.key(0), (3, 5, 8))
+    batch = replay.mixed(fraction)(NEW, 4, OLD, jax.random.key(0), (3, 5, 8))
     reward = np.asarray(batch.transition.reward)
     assert reward.shape == (3, 5, 8)
-    assert (reward[..., :num] >= 1000).all() and (reward[..., num:] < 6 * 2).all()
+    assert (reward[..., :num] >= 10_000).all() and (reward[..., num:] < 4 * 3).all()
     np.testing.assert_array_equal(batch.extras.mc_return, -reward)
     np.testing.assert_array_equal(batch.transition.obs[..., 0], reward)
     assert len(np.unique(reward)) > 10
@@ -175,7 +176,7 @@ def test_either_source_for_a_whole_update():
     """All batches of one update are of one source; the recorded one comes up with the probability given."""
     draw = jax.jit(lambda key, p: replay.either(p)(NEW, 10, OLD, key, (400, 2, 3)).transition.reward)
     for probability in (0.0, 0.25, 1.0):
-        old = np.asarray(draw(jax.random.key(1), probability)) >= 1000
+        old = np.asarray(draw(jax.random.key(1), probability)) >= 10_000
         assert (old.all((1, 2)) | ~old.any((1, 2))).all()
         low, high = stats.binom.interval(0.9999, 400, probability)
         assert low <= old.all((1, 2)).sum() <= high
@@ -185,7 +186,7 @@ def test_recorded_draws_follow_their_table():
     """With a table episodes come up by their probability, here the second one alone."""
     table = weights.Table(jnp.array([0], jnp.uint32), jnp.array([0, 20]), jnp.array([20, 30]))
     batch = replay.recorded((), 0, replay.Recorded(OLD.batch, table), jax.random.key(0), (200,))
-    assert set(np.asarray(batch.transition.reward)) <= set(range(1020, 1050))
+    assert set(np.asarray(batch.transition.reward)) <= set(range(10_020, 10_050))
 
 
 def history(num, num_envs, horizon, failures, seed=0):
@@ -234,7 +235,7 @@ def test_returns_of_new_experience(slots, failure):
     row = numbered(num_envs, start=0).transition
     ring = replay.init(row, slots * num_envs)
     extras = replay.init(Extras(jnp.zeros(num_envs)), slots * num_envs)
-    fill = jax.jit(lambda extras, ring, t: replay.fill_returns(extras, ring, t, horizon, returns))
+    fill = jax.jit(lambda extras, ring, t: replay.fill_returns(extras, ring, t, horizon, returns, num_envs))
     for t in range(num):
         new = row._replace(reward=jnp.array(reward[t]), terminated=jnp.array(terminated[t]), truncated=jnp.array(truncated[t]))
         ring = replay.add(ring, new, t)
@@ -244,7 +245,8 @@ def test_returns_of_new_experience(slots, failure):
             expected = brute_force(reward[: t + 1], (terminated | truncated)[: t + 1], returns)
             rows = np.arange(max(0, t + 1 - slots), t + 1)
             if failure is None or slots >= 2 * horizon:
-                np.testing.assert_allclose(extras.mc_return[rows % slots], expected[rows], rtol=1e-5, atol=1e-5)
+                known = np.asarray(extras.mc_return).reshape(slots, num_envs)
+                np.testing.assert_allclose(known[rows % slots], expected[rows], rtol=1e-5, atol=1e-5)
     assert np.isfinite(np.asarray(extras.mc_return)).any()
 
 
@@ -259,18 +261,18 @@ def test_add_some_holds_what_a_deque_holds(seed):
         mask = rng.random((5, 2)) < 0.6
         ring, stored = add(ring, {"x": rows}, jnp.asarray(mask), stored)
         reference += list(np.asarray(rows)[mask])
-        held = ring["x"][(np.arange(int(stored) - len(reference), int(stored))) % slots, 0]
+        held = ring["x"][(np.arange(int(stored) - len(reference), int(stored))) % slots]
         assert np.array_equal(held, reference)
-        drawn = replay.sample(ring, stored, jax.random.key(i), (500,))["x"]
+        drawn = replay.sample(ring, stored, jax.random.key(i), (500,), 1)["x"]
         assert {tuple(x) for x in np.asarray(drawn)} == {tuple(x) for x in reference}
 
 
 def counted(slots, num_envs, steps, seed=0):
     """``(ring, counts)`` after so many rows, which hold their number, with random counts."""
-    ring = {"number": jnp.zeros((slots, num_envs), jnp.int32)}
+    ring = {"number": jnp.zeros(slots * num_envs, jnp.int32)}
     for i in range(steps):
         ring = replay.add(ring, {"number": jnp.full(num_envs, i)}, i)
-    learned, imagined = np.random.default_rng(seed).integers(0, 60, (2, slots, num_envs))
+    learned, imagined = np.random.default_rng(seed).integers(0, 60, (2, slots * num_envs))
     return ring, replay.Counts(jnp.asarray(learned), jnp.asarray(imagined))
 
 
@@ -281,12 +283,12 @@ def test_windows_are_whole_and_different(steps):
     ring, counts = counted(slots, num_envs, steps)
     there = min(steps, slots)
     possible = [(i, e) for i in range(steps - there, steps - length + 1) for e in range(num_envs)]
-    draw = jax.jit(replay.starts, static_argnums=(2, 4))
+    draw = jax.jit(replay.starts, static_argnums=(2, 4, 5))
     for seed, num in enumerate((1, len(possible), len(possible) + 3)):
-        slot, env = draw(-counts.learned / 10, steps, length, jax.random.key(seed), num)
-        rows = np.asarray(replay.window(ring, slot, env, length)["number"])
+        first = draw(-counts.learned / 10, steps, length, jax.random.key(seed), num, num_envs)
+        rows = np.asarray(replay.window(ring, first, length, num_envs)["number"])
         np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(length))
-        drawn = list(zip(rows[:, 0].tolist(), np.asarray(env).tolist(), strict=True))
+        drawn = list(zip(rows[:, 0].tolist(), np.asarray(first % num_envs).tolist(), strict=True))
         assert set(drawn) <= set(possible) and len(set(drawn)) == min(num, len(possible))
 
 
@@ -296,15 +298,14 @@ def test_windows_follow_their_scores(kind):
     slots, num_envs, steps, length, ratio = 8, 2, 8, 3, 4.0
     _, counts = counted(slots, num_envs, steps)
     v, b = (np.asarray(x, float) for x in counts)
-    fits = np.arange(slots)[:, None] <= slots - length
+    fits = np.arange(slots * num_envs) // num_envs <= slots - length
     to_learn, to_imagine = kind(counts, ratio)
     even = kind is replay.evenly
     for scores, exact in ((to_learn, -v / 10), (to_imagine(counts), (v - b / ratio - np.maximum(0, v - b / ratio)) / 10)):
         p = np.where(fits, np.exp(0 * exact if even else exact), 0)
-        one = jax.jit(jax.vmap(lambda key, scores=scores: replay.starts(scores, steps, length, key, 1)))
-        slot, env = one(jax.random.split(jax.random.key(0), 20_000))
-        seen = np.zeros((slots, num_envs))
-        np.add.at(seen, (np.asarray(slot)[:, 0], np.asarray(env)[:, 0]), 1 / 20_000)
+        one = jax.jit(jax.vmap(lambda key, scores=scores: replay.starts(scores, steps, length, key, 1, num_envs)))
+        first = np.asarray(one(jax.random.split(jax.random.key(0), 20_000)))[:, 0]
+        seen = np.bincount(first, minlength=slots * num_envs) / 20_000
         np.testing.assert_allclose(seen, p / p.sum(), atol=4 * np.sqrt(0.25 / 20_000))
 
 
@@ -312,7 +313,7 @@ def test_sequences_count_what_they_draw():
     """One more for each start of a sequence to learn from, and of one to imagine from; batches hold those windows."""
     ring, counts = counted(10, 2, 25)
     draw = replay.sequences(replay.newest_first, 3, 4, 5, 2)
-    batch, after = draw(ring, counts, 25, jax.random.key(0))
+    batch, after = draw(ring, counts, 25, jax.random.key(0), 2)
     assert batch.transition["number"].shape == (3, 4) and batch.extras["number"].shape == (5, 2)
     for windows, old, new in (
         (batch.transition, counts.learned, after.learned),
@@ -320,4 +321,4 @@ def test_sequences_count_what_they_draw():
     ):
         first = np.asarray(windows["number"])[:, 0]
         assert (np.asarray(new - old).sum(), np.asarray(new - old).max()) == (len(first), 1)
-        assert sorted(np.nonzero(np.asarray(new - old).sum(1))[0]) == sorted(set(first % 10))
+        assert sorted(np.nonzero(np.asarray(new - old).reshape(10, 2).sum(1))[0]) == sorted(set(first % 10))

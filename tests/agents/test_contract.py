@@ -118,9 +118,9 @@ def noise(module, spec, agent, key):
     """What an `update` of the agent learns from: noise, for agents that learn from sequences as its ``draw`` cuts it out."""
     if getattr(module, "loop", None) is not loops.sequences:
         return random_batch(spec, agent.batches, width_of(agent), key, extras_of(module))
-    ring = random_batch(spec, 30, 2, key).transition._replace(next_obs=())
-    count = jnp.zeros((30, 2), jnp.int32)
-    return agent.draw(ring, replay.Counts(count, count), 30, jax.random.fold_in(key, 1))[0]
+    ring = jax.tree.map(lambda x: x.reshape(60, *x.shape[2:]), random_batch(spec, 30, 2, key).transition._replace(next_obs=()))
+    count = jnp.zeros(60, jnp.int32)
+    return agent.draw(ring, replay.Counts(count, count), 30, jax.random.fold_in(key, 1), 2)[0]
 
 
 class Kit(NamedTuple):

@@ -164,7 +164,7 @@ def test_windows_are_those_of_a_deque(t, n):
         row = jax.tree.map(lambda x, i=i: x[i], stream)
         ring = replay.add(ring, jax.tree.map(jnp.asarray, row), i)
         held.append(row)
-    shape = (5, 2 * n, 100)
+    shape = (num_envs, 5 * n, 100)
     batch = jax.jit(replay.windows(n), static_argnums=4)(Batch(ring), jnp.int32(t), (), jax.random.key(t), shape)
     assert batch.transition.reward.shape == shape and batch.extras == ()
     split = jax.tree.map(lambda x: x.reshape(10, n, *x.shape[2:]), batch.transition)
@@ -193,11 +193,11 @@ def key(*parts):
 def test_windows_start_uniformly():
     """Each row of the ring is the first of as many windows, the newest included."""
     slots, num_envs, t = 6, 2, 9
-    number = jnp.arange(slots * num_envs, dtype=jnp.float32).reshape(slots, num_envs)
-    no = jnp.zeros((slots, num_envs), bool)
+    number = jnp.arange(slots * num_envs, dtype=jnp.float32)
+    no = jnp.zeros(slots * num_envs, bool)
     ring = Transition(number[..., None], number, number, number[..., None], no, no)
-    x = replay.windows(3)(Batch(ring), jnp.int32(t), (), jax.random.key(0), (3, 40_000)).transition
-    counts = np.bincount(np.asarray(x.reward[0]).astype(int), minlength=12)
+    x = replay.windows(3)(Batch(ring), jnp.int32(t), (), jax.random.key(0), (num_envs, 3, 20_000)).transition
+    counts = np.bincount(np.asarray(x.reward[:, 0]).astype(int).ravel(), minlength=12)
     np.testing.assert_allclose(counts / 40_000, 1 / 12, atol=0.006)
-    np.testing.assert_array_equal(x.reward[1], (x.reward[0] + num_envs) % 12)
+    np.testing.assert_array_equal(x.reward[:, 1], (x.reward[:, 0] + num_envs) % 12)
     np.testing.assert_array_equal(x.truncated, np.isin(x.reward, (4, 5)))  # slot (9 - 1) mod 6 = 2 holds the newest row
