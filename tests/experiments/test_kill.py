@@ -149,14 +149,15 @@ def test_fine_tuning_killed_in_each_phase(tmp_path, environment):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_continues(tmp_path, environment, number):
     """Ctrl-C and SIGTERM stop at the end of a chunk with a checkpoint there, and exit code 130."""
-    process = start(tmp_path / "run", environment)
+    command = [*RUN, "--steps", "4000"]
+    process = start(tmp_path / "run", environment, command)
     while process.poll() is None and last_step(tmp_path / "run") < 1_500:
         time.sleep(0.005)
     process.send_signal(number)
     said = process.communicate()[0]
     stopped = re.search(r"stopped at step (\d+); the same command continues", said)
     assert process.returncode == 130 and stopped, said
-    _, _, said = finish(tmp_path / "run", environment)
+    _, _, said = finish(tmp_path / "run", environment, command)
     assert f"resumed at step {stopped[1]}" in said
 
 
