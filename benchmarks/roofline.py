@@ -45,7 +45,7 @@ def main() -> None:
         copy = jax.jit(lambda x, num: jax.lax.fori_loop(0, num, lambda i, x: x + 1, x), donate_argnums=0)
         carry = [jnp.zeros(COPIED)]
         ceilings = {"products": bench.products(SQUARE, 1).run, "copies": partial(repeat, copy, carry)}
-        rows = [row for name in given.agents for seeds in given.seeds for row in [measured(given, name, seeds, ceilings)]]
+        rows = [measured(given, name, seeds, ceilings) for name in given.agents for seeds in given.seeds]
     for row in rows:
         print(json.dumps(row))
     if given.json is not None:

@@ -24,8 +24,9 @@ Act = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 class LoopState(NamedTuple):
     """All that a run must keep: agent state, its memory [E], env state, ring, the running episodes' totals [E], a key.
 
-    ``extras`` is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever added
-    where the number of iterations does not tell it. Without replay the ring is (), without an env all but agent and key are.
+    ``extras`` [slots * E] is what batches hold beside the ring's transitions, or (). ``stored`` is the number of rows ever
+    added where the number of iterations does not tell it. Without replay the ring is (), without an env all but agent and key
+    are.
     """
 
     agent: PyTree

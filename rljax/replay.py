@@ -2,8 +2,8 @@
 
 A slot holds one transition of each of E envs, which lie side by side: leaves are [slots * E, ...]. The state holds arrays only;
 the clock is the caller's: ``t`` counts the slots filled before. Because seeds share it, a write under ``vmap`` stays one
-contiguous slice. XLA never copies a ring: not for its layout, which an axis of its own for E, mostly 1, would leave open, and
-not to read it beside a write, which `_take` keeps apart.
+contiguous slice. Nor may XLA copy a ring (tests/agents/test_replay_in_place.py): an axis of its own for E, mostly 1, would
+leave the layout open, and `_take` keeps reads apart from the write beside them.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def either(probability: jax.Array | float) -> Draw:
 
 
 class Counts(NamedTuple):
-    """How often each row of a ring began a sequence that was learned from, and one that imagination went on from."""
+    """How often each row [slots * E] of a ring began a sequence to learn from, and one that imagination went on from."""
 
     learned: Any
     imagined: Any
@@ -162,9 +162,10 @@ def evenly(counts: Counts, ratio: float) -> tuple[jax.Array, Callable[[Counts], 
 
 
 def starts(scores: jax.Array, t: jax.Array, length: int, key: jax.Array, num: int, num_envs: int) -> jax.Array:
-    """First rows [num], different ones with p ~ exp(``scores``), of windows of ``length`` consecutive rows of one env each.
+    """First rows [num] of windows of ``length`` consecutive rows of one env each, different ones with p ~ exp(``scores``).
 
-    ``t`` slots of the ring were filled, no fewer than ``length``. Where it holds fewer than ``num`` windows, all come again.
+    ``scores`` [slots * E] are one per row. ``t`` slots of the ring were filled, no fewer than ``length``. Where it holds fewer
+    than ``num`` windows, all come again.
     The largest of scores plus Gumbel noise are a sample without replacement.
     """
     slots = _slots(scores, num_envs)
