@@ -116,10 +116,10 @@ def test_parts(before, parts, fresh):
 @pytest.mark.parametrize("warmup", [60, 20])
 def test_resumed_run_equals_the_whole(before, tmp_path, warmup):
     """In the warm-up and after it."""
-    start = {"warmup": warmup}
-    go_on(before, tmp_path / "whole", start=start)
-    go_on(before, tmp_path / "run", start=start, steps=40)
-    go_on(before, tmp_path / "run", start=start)
+    start, config = {"warmup": warmup}, override(WSRL, {"capacity": 40})
+    go_on(before, tmp_path / "whole", config=config, start=start)
+    go_on(before, tmp_path / "run", config=config, start=start, steps=40)
+    go_on(before, tmp_path / "run", config=config, start=start)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert store.digest(load(tmp_path / "run").state) == store.digest(load(tmp_path / "whole").state)
 
@@ -144,7 +144,7 @@ def test_calql_online_keeps_its_bound(tmp_path):
 def test_agents_that_draw_recorded_data_themselves(agent, tmp_path):
     """They learn from data and env in one run, resumed exactly."""
     nets = {"actor_width": 8, "critic_width": 8, "actor_depth": 1, "critic_depth": 1}
-    config = override(agent.Config(), nets | SIZES | {"warmup": 20})
+    config = override(agent.Config(), nets | SIZES | {"warmup": 20, "capacity": 30})
     for steps, out in ((80, "whole"), (40, "run"), (80, "run")):
         options = COUNTS | {"steps": steps, "num_envs": 2, "seeds": 2}
         train(agent, config, "pendulum", data=recorded(), out=tmp_path / out, **options)

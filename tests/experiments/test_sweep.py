@@ -82,7 +82,8 @@ def test_rates_are_of_all_learners(monkeypatch):
 
 def test_a_study_goes_on_where_it_was(tmp_path, capsys, contents):
     """Of two programs one is finished and one was killed: the first is left alone, the second ends as if nothing had been."""
-    runs = [sac(grid={"actor_lr": [1e-4, 1e-3], "critic_width": [8, 16]}, seeds=2)]
+    config = TINY | {"capacity": 150}  # a ring, and so a program, of one size however far the run went
+    runs = [sac(config=config, grid={"actor_lr": [1e-4, 1e-3], "critic_width": [8, 16]}, seeds=2)]
     before, whole = train.programs(), sweep.sweep(runs, tmp_path / "whole")
     assert train.programs() - before == 4  # of each width the warm-up and the updates
     first, second = sweep.plan(runs)
