@@ -41,7 +41,8 @@ INERT_IN = {"gorp": {"discount"}, "dqn": {"tau"}}  # is for loops; moves nothing
 COUNTING = {"gorp"}  # learns without gradients, and begins with nothing random
 
 KINDS = {"sac", "dqn", "iql", "ppo", "sqirl"}  # one agent of each kind, whose costly tests are in the default suite
-SIBLINGS = {"calql", "bc_discrete", "rlpd", "wsrl", "moorl", "drama+discrete"}  # compile the same steps as others
+SIBLINGS = {"calql", "bc_discrete", "iql_discrete", "cql_discrete", "rlpd", "wsrl", "moorl"}  # compile the same steps as others
+SIBLINGS |= {"drama+discrete", "ppo+discrete"}
 VARIED = {"sac", "iql"}  # whose variants are in the default suite
 
 

@@ -38,10 +38,11 @@ CASES = {
     "sequences": (drama, DREAM, "gymnax/Breakout-MinAtar", 1, loops.sequences, None),
     "warm-up": (sac, SIZES, "pendulum", 1, loops.warm_up, None),
 }
+SLOW = {"returns", "sequences"}
 
 
 @pytest.mark.parametrize("num_envs", [1, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "sequences")) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_a_replay_is_never_copied(case, num_envs):
     module, changes, name, seeds, kind, of = CASES[case]
     env, config = envs.make(name, num_envs), override(module.Config(), changes)

@@ -64,7 +64,7 @@ def trained(config, env, iterations, seeds=SEEDS):
     return state, np.asarray(jax.jit(jax.vmap(one))(configs, state.agent, jnp.arange(seeds)))
 
 
-@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("k", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_succeeds_with_k_min_and_fails_with_one_less(k):
     """The trap: every seed takes the bait of 0.75 as long as k - 1 heads look ahead, and finds the 1 behind it with k."""
     env = tabular.from_mdp(tabular.trap(k))

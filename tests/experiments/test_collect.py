@@ -41,7 +41,7 @@ def test_steps_follow_each_other(made):
     """Within an episode the successor of a row is the next row's observation; episodes end by time."""
     for dataset in made.values():
         t, same = dataset.transition, np.diff(dataset.episode) == 0
-        np.testing.assert_array_equal(t.next_obs[:-1][same], t.obs[1:][same])
+        np.testing.assert_allclose(t.next_obs[:-1][same], t.obs[1:][same], 1e-5, 1e-5)  # the compiler may make both
         assert not t.terminated.any()
         assert (dataset.length <= 200).all() and (dataset.length == 200).sum() >= 1
 

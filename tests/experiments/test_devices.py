@@ -78,6 +78,7 @@ def assert_close(a, b, most):
         np.testing.assert_allclose(found[name], expected[name], **tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_twelve_learners_on_eight_devices(on_eight, tmp_path):
     """They are padded to sixteen, of which nothing is seen."""
     configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]

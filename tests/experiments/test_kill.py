@@ -146,7 +146,7 @@ def test_fine_tuning_killed_in_each_phase(tmp_path, environment):
     assert (killed / "offline" / "metrics.jsonl").read_bytes() == (whole / "offline" / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_stopped_run_continues(tmp_path, environment, number):
     """Ctrl-C and SIGTERM stop at the end of a chunk with a checkpoint there, and exit code 130."""
     command = [*RUN, "--steps", "4000"]

@@ -120,7 +120,7 @@ def optimized():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("first", [200, 300])
+@pytest.mark.parametrize("first", [pytest.param(200, marks=pytest.mark.slow), 300])
 def test_extended_run_equals_a_long_one(optimized, tmp_path, first, contents):
     """More steps go on from where the run ended, with a larger ring; an end between evaluations adds one there."""
     config = override(TINY, {"capacity": 10_000})

@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 AGENTS = json.loads((HERE.parents[1] / "benchmarks" / "determinism.json").read_text())["agents"]
 
 
-@pytest.mark.parametrize("agent", [name if name == "bc" else pytest.param(name, marks=pytest.mark.slow) for name in AGENTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", AGENTS)
 def test_runs_again_and_resumed_are_bit_equal(agent, tmp_path):
     command = [sys.executable, HERE / "determinism.py", "--agents", agent, "--out", tmp_path / "table.json"]
     subprocess.run(command, check=True)
