@@ -18,7 +18,7 @@ import yaml
 import rljax
 from rljax import envs
 from rljax.agents import calql
-from rljax.experiments import cli, finetune, forms
+from rljax.experiments import bench, cli, finetune, forms
 from rljax.experiments import horizon as analysing
 from rljax.experiments import train as training
 
@@ -119,6 +119,30 @@ def test_the_table_of_what_is_bit_equal_is_that_of_the_benchmarks():
         for name, row in equal.items()
     }
     assert {name: row.split(" | ") for name, row in rows} == shown
+
+
+def test_tables_of_speed_are_those_of_the_benchmarks():
+    shown = re.findall(r"^\$ rljax bench --show (\S+)\n(.*?)\n```", PAGES["performance.md"], re.MULTILINE | re.DOTALL)
+    assert len(shown) == 3
+    for file, text in shown:
+        assert text == bench.table(bench.read(ROOT / file))
+
+
+def test_ratios_to_peers_are_those_of_the_benchmarks():
+    """Every file of benchmarks/peers/results, one row for each peer in it."""
+    rows = []
+    for file in (ROOT / "benchmarks" / "peers" / "results").glob("*.json"):
+        found = json.loads(file.read_text())
+        ours, *peers = ([row["name"], np.array(row["rates"])] for row in found["rows"])
+        for name, rates in peers:
+            ratio = ours[1] / rates
+            numbers = f"{np.median(ours[1]):.3g} | {name} {np.median(rates):.3g}"
+            spread = f"{np.median(ratio):.2f} ({ratio.min():.2f} - {ratio.max():.2f})"
+            agent, seeds = found["agent"], found["settings"]["seeds"]
+            rows.append(
+                f"| {agent}{f', {seeds} seeds' * (seeds > 1)} | {found['settings']['threads']} | {numbers} | {spread} |"
+            )
+    assert sorted(rows) == sorted(re.findall(r"^\| .+ \(.+ - .+\) \|$", PAGES["performance.md"], re.MULTILINE))
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
