@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import rljax
-from rljax import envs
+from rljax import envs, statistics
 from rljax.agents import calql
 from rljax.experiments import bench, cli, finetune, forms
 from rljax.experiments import horizon as analysing
@@ -143,6 +143,20 @@ def test_ratios_to_peers_are_those_of_the_benchmarks():
                 f"| {agent}{f', {seeds} seeds' * (seeds > 1)} | {found['settings']['threads']} | {numbers} | {spread} |"
             )
     assert sorted(rows) == sorted(re.findall(r"^\| .+ \(.+ - .+\) \|$", PAGES["performance.md"], re.MULTILINE))
+
+
+def test_curves_and_seconds_are_those_of_the_benchmarks():
+    """The IQM at the end of each run before and after, and the medians of starting, in the order of their file."""
+    speed, page = ROOT / "benchmarks" / "speed", PAGES["performance.md"]
+    curves = json.loads((speed / "curves.json").read_text())["agents"]
+    rows = re.findall(r"^\| (\w+) \| .+ \| (-[\d.]+) \[.+\] \| (-[\d.]+) \[.+\] \|$", page, re.MULTILINE)
+    last = {name: [list(curve[when].values())[-1] for when in ("before", "after")] for name, curve in curves.items()}
+    assert {name: both for name, *both in rows} == {
+        name: [f"{statistics.iqm(np.array(scores)):.1f}" for scores in both] for name, both in last.items()
+    }
+    seconds = json.loads((speed / "startup.json").read_text())["medians"].values()
+    shown = [float(x) for x in re.findall(r"^\| .+ \| ([\d.]+) \|$", page, re.MULTILINE)]
+    np.testing.assert_allclose(shown, list(seconds), atol=0.05)
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
