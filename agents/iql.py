@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -182,7 +181,7 @@ def _actor_step(config: Config, net: Networks, state: State, t: Transition, adva
 
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         mean, log_std = config.policy(net.actor, params, t.obs)
-        log_prob = distrax.Normal(mean, jnp.exp(jnp.broadcast_to(log_std, mean.shape))).log_prob(t.action).sum(-1)
+        log_prob = nets.gaussian_log_density(mean, log_std, t.action).sum(-1)
         value = -(weight * log_prob).mean()
         return value, {"actor/loss": value, "actor/weight": weight.mean()}
 

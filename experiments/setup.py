@@ -14,7 +14,6 @@ from types import MappingProxyType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -192,7 +191,7 @@ class Setup:
     @property
     def keys(self) -> jax.Array:
         """One key per learner, from its seed."""
-        return jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in self.learners], jnp.uint32))
+        return jax.vmap(jax.random.key)(np.array([seed for seed, _ in self.learners], np.uint32))
 
     def capacity(self, at_least: int = 0) -> int:
         """Transitions in each learner's ring: the config's, but no more than the run has steps; none without replay."""

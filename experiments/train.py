@@ -392,7 +392,7 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
         _say_start(setup)
         with progress.compiling("the agent"):
             state = jax.block_until_ready(_beginning(setup, setup.origin.state if setup.origin else ()))
-        alive = devices.spread(setup.mesh, ~jnp.asarray(_already_diverged(setup)))
+        alive = devices.spread(setup.mesh, ~np.array(_already_diverged(setup)))
         return Progress(0, state, alive, setup.capacity()), []
     step, host = found
     shapes = _shapes(setup, host["capacity"])
@@ -405,7 +405,7 @@ def _begin(setup: Setup, out: Path | None) -> tuple[Progress, Rows]:
     state = rest._replace(agent=agent, ring=_grow(rest.ring, larger.ring), extras=_grow(rest.extras, larger.extras))
     beyond = f", beyond the {setup.steps} asked for" if step > setup.total * setup.stride else ""
     progress.say(f"resumed at step {step}" if step < setup.steps else f"finished at step {step}{beyond}")
-    state, alive = devices.spread(setup.mesh, (state, ~jnp.asarray(host["diverged"])))
+    state, alive = devices.spread(setup.mesh, (state, ~np.array(host["diverged"])))
     return Progress(host["iteration"], state, alive, capacity), checked_rows(out, store.read_rows(out / "metrics.jsonl"))
 
 
@@ -455,14 +455,14 @@ def _chunk(setup: Setup, at: Progress, data: Any) -> tuple[Progress, Rows]:
     stop = setup.boundary(at.iteration)
     num = stop - at.iteration
     state, alive, sums = _run_chunk(setup, at, data, num)
-    sums = jax.tree.map(np.asarray, sums)
+    sums, fine = jax.tree.map(np.asarray, (sums, alive))
     rows = []
     for i, (seed, row) in enumerate(setup.learners):
         values = {name: float(x[i] / num) for name, x in sums.items() if not name.startswith("episode/")}
         values |= _episode_means({name: float(x[i]) for name, x in sums.items() if name.startswith("episode/")})
         head = {"step": stop * setup.stride, "seed": seed, "config": row, "phase": setup.phase(stop), "kind": "train"}
-        rows.append(head | values | ({} if alive[i] else {"diverged": True}))
-    for (seed, row), before, after in zip(setup.learners, np.asarray(at.alive), np.asarray(alive), strict=False):
+        rows.append(head | values | ({} if fine[i] else {"diverged": True}))
+    for (seed, row), before, after in zip(setup.learners, np.asarray(at.alive), fine, strict=False):
         if before and not after:
             which = f"seed {seed}" if len(setup.configs) == 1 else f"seed {seed} of config {row}"
             progress.say(f"{which} diverged by step {stop * setup.stride}: it is frozen, its rows are marked")
@@ -506,10 +506,10 @@ def _evaluate(setup: Setup, at: Progress) -> Rows:
 def _returns(setup: Setup, state: PyTree, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths [N, episodes] of all learners at ``step``."""
     env, config, make = setup.evaluated.resize(setup.eval_episodes), setup.stacked, setup.agent.make
-    numbers, mesh = jnp.asarray([10_000 + seed for seed, _ in setup.learners], jnp.uint32), setup.mesh
+    numbers, mesh = np.array([10_000 + seed for seed, _ in setup.learners], np.uint32), setup.mesh
     if isinstance(env, Env):
         config, spread = devices.spread(mesh, (config, numbers))
-        returns, lengths = _episodes(make, env, mesh, config, state, spread, jnp.int32(step))
+        returns, lengths = _episodes(make, env, mesh, config, state, spread, np.int32(step))
         return np.asarray(returns), np.asarray(lengths)
     state = devices.gather(mesh, state, len(setup.learners))
 
@@ -654,9 +654,8 @@ def _on_device(setup: Setup) -> Any:
 
 def _run_chunk(setup: Setup, at: Progress, data: Any, num: int) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
     build, statics = _builder(setup, at.iteration, at.capacity)
-    t, num = jnp.int32(at.iteration), jnp.int32(num)
-    config = devices.spread(setup.mesh, setup.stacked)
-    state, alive, sums = _jit_run(build, statics, setup.mesh, config, at.state, at.alive, t, num, data)
+    config, span = devices.spread(setup.mesh, setup.stacked), (np.int32(at.iteration), np.int32(num))
+    state, alive, sums = _jit_run(build, statics, setup.mesh, config, at.state, at.alive, *span, data)
     while not alive.is_ready():
         time.sleep(0.002)  # and hear signals
     return state, alive, sums

@@ -71,7 +71,8 @@ def stack(configs: Sequence[C]) -> C:
             raise InputError(
                 f"configs that differ in the static field(s) {', '.join(_differ(configs[0], other))} cannot be stacked"
             )
-    return jax.tree.map(lambda *xs: jnp.asarray(np.stack([np.asarray(x, np.float64) for x in xs]), float), *configs)
+    dtype = jnp.result_type(float)
+    return jax.tree.map(lambda *xs: jax.device_put(np.stack([np.asarray(x, dtype) for x in xs])), *configs)
 
 
 def grid(base: C, **values: Sequence[Any]) -> list[C]:

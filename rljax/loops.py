@@ -208,18 +208,19 @@ def run(
     no longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other.
     """
 
-    def step(config: PyTree, state: LoopState, t: jax.Array) -> tuple[LoopState, Metrics]:
+    def step(config: PyTree, state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         return loop(config).step(state, t, data)
 
     def body(i: jax.Array, carry: tuple[LoopState, Metrics]) -> tuple[LoopState, Metrics]:
         state, sums = carry
-        state, metrics = seeds(inner, state, t + i)
+        state, metrics = seeds(inner, state, t + i, data)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    seeds, inner, begin = jax.vmap(step, (0, 0, None)), config, state
+    seeds, inner, begin = jax.vmap(step, (0, 0, None, None)), config, state
     if len(alive) == 1:  # goes without an axis of its own, with which XLA's sums on a CPU are slow
         seeds, (inner, begin) = step, jax.tree.map(lambda x: jnp.squeeze(x, 0), (config, state))
-    shapes = jax.eval_shape(seeds, inner, begin, t)[1]
+    seeds = jax.jit(seeds, inline=True)  # traced once, for the shapes and the loop
+    shapes = jax.eval_shape(seeds, inner, begin, t, data)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     new, sums = jax.lax.fori_loop(0, num, body, (begin, zeros))
     if len(alive) == 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -234,10 +233,15 @@ def sample_tanh_gaussian(mean: jax.Array, log_std: jax.Array, key: jax.Array) ->
 
     Source: arXiv:1812.05905 eq. 26, with log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact for large u.
     """
-    base = distrax.Normal(mean, jnp.exp(log_std))
-    u = base.sample(seed=key)
+    u = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
     correction = 2 * (np.log(2) - u - jax.nn.softplus(-2 * u))
-    return jnp.tanh(u), (base.log_prob(u) - correction).sum(-1)
+    return jnp.tanh(u), (gaussian_log_density(mean, log_std, u) - correction).sum(-1)
+
+
+def gaussian_log_density(mean: jax.Array, log_std: jax.Array, x: jax.Array) -> jax.Array:
+    """Log N(x; mean, std^2) of each element [..., A] of ``x``; ``log_std`` is [..., A] or [A]."""
+    log_std = jnp.broadcast_to(log_std, x.shape)
+    return -0.5 * jnp.square((x - mean) * jnp.exp(-log_std)) - log_std - 0.5 * np.log(2 * np.pi)
 
 
 class Policy(NamedTuple):
@@ -282,9 +286,9 @@ def _clipped_mode(out: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 def _clipped_log_prob(out: tuple[jax.Array, jax.Array], action: jax.Array) -> jax.Array:
     mean, log_std = out
-    away = (action - mean) * jnp.exp(-log_std)
-    inside = -0.5 * away**2 - log_std - 0.5 * np.log(2 * np.pi)
-    return jnp.where(jnp.abs(action) < 1, inside, log_ndtr(-jnp.sign(action) * away)).sum(-1)
+    inside = gaussian_log_density(mean, log_std, action)
+    outside = log_ndtr(-jnp.sign(action) * (action - mean) * jnp.exp(-log_std))
+    return jnp.where(jnp.abs(action) < 1, inside, outside).sum(-1)
 
 
 def _clipped_entropy(out: tuple[jax.Array, jax.Array]) -> jax.Array:
