@@ -2,20 +2,21 @@
 
 *Fraction of floor* is the time of all dense products of an update (`rljax.experiments.floor`) over the time of the update, both
 measured in turns. What is compared between machines, or between a quiet and a busy one, is updates per second over the rate of
-products of 256 x 256 x 256, which are measured in the same turns.
+products of 256 x 256 x 256, which are measured in the same turns, as are all numbers of seeds of an agent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from rljax.config import stack, to_dict
 from rljax.experiments import cases, floor, machine
 
 Row = dict[str, Any]
+Name = TypeVar("Name", bound=Hashable)
 
 FORMAT = "rljax bench 1"
 WIDTHS = (5, 9, 5, 8, 7, 10, 6, 7, 6)  # of the table's columns
@@ -90,9 +92,12 @@ def bench(rows: Sequence[Row], sizes: cases.Sizes, rounds: int, seconds: float, 
         raise InputError("--rounds must be at least 1, and --seconds above 0")
     found = []
     with _compiling_anew():
-        for row in rows:
-            say(f"{row['agent']}, {row['seeds']} seed{'s' * (row['seeds'] > 1)}")
-            found.append(row | measure(row["agent"], cases.case(row["agent"], sizes), row["seeds"], rounds, seconds))
+        for agent, group in itertools.groupby(rows, lambda row: row["agent"]):
+            of_agent = list(group)
+            seeds = [row["seeds"] for row in of_agent]
+            say(f"{agent}, {', '.join(map(str, seeds))} seed{'s' * (seeds != [1])}")
+            measured = measure(agent, cases.case(agent, sizes), seeds, rounds, seconds)
+            found += [row | numbers for row, numbers in zip(of_agent, measured, strict=True)]
     where = machine.versions() | {"threads": _threads()}
     return {"format": FORMAT, "machine": where, "settings": {"rounds": rounds, "seconds": seconds}, "rows": found}
 
@@ -126,13 +131,13 @@ def products(stages: tuple[floor.Stage, ...], seeds: int) -> Program:
     return _described(lambda num: jax.block_until_ready(compiled(operands, jnp.int32(num))), compiled, seconds)
 
 
-def in_turns(runs: dict[str, Callable[[int], Any]], rounds: int, seconds: float) -> dict[str, float]:
+def in_turns(runs: dict[Name, Callable[[int], Any]], rounds: int, seconds: float) -> dict[Name, float]:
     """Median seconds of an iteration of each ``run(iterations)``, of ``rounds`` measurements of about ``seconds``.
 
     They take turns, after one iteration that is not counted.
     """
-    counts: dict[str, int] = {}
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    counts: dict[Name, int] = {}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
         run(1)
         counts[name] = max(1, round(seconds / _seconds(run, 1)))
@@ -142,32 +147,42 @@ def in_turns(runs: dict[str, Callable[[int], Any]], rounds: int, seconds: float)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def measure(name: str, case: cases.Case, seeds: int, rounds: int, seconds: float) -> Row:
-    """The numbers of a row: all rates are of all seeds together."""
+def measure(name: str, case: cases.Case, seeds: Sequence[int], rounds: int, seconds: float) -> list[Row]:
+    """For each number of seeds the numbers of its row: all rates are of all seeds together."""
     stages = floor.UPDATES[name](case.config, case.spec)
-    programs = {
-        "update": program(case.update, case.config, seeds),
-        "floor": products(stages, seeds),
-        "reference": products(REFERENCE, 1),
-    }
-    if case.loop is not None:
-        programs["loop"] = program(case.loop, case.config, seeds, case.data())
-    took = in_turns({name: one.run for name, one in programs.items()}, rounds, seconds)
-    flops, update = seeds * floor.flops(stages), programs["update"]
+    data = () if case.loop is None else case.data()
+    programs = {("reference", 1): products(REFERENCE, 1)}
+    for num in seeds:
+        programs |= {("update", num): program(case.update, case.config, num), ("floor", num): products(stages, num)}
+        if case.loop is not None:
+            programs["loop", num] = program(case.loop, case.config, num, data)
+    took = in_turns({which: one.run for which, one in programs.items()}, rounds, seconds)
+    return [_row(case, stages, num, programs, took) for num in seeds]
+
+
+def _row(
+    case: cases.Case,
+    stages: tuple[floor.Stage, ...],
+    seeds: int,
+    programs: dict[tuple[str, int], Program],
+    took: dict[tuple[str, int], float],
+) -> Row:
+    flops, update, seconds = floor.flops(stages), programs["update", seeds], took["update", seeds]
     row: Row = {
-        "updates_per_s": seeds / took["update"],
+        "updates_per_s": seeds / seconds,
         "gradient_steps_per_update": case.gradients,
-        "fraction_of_floor": took["floor"] / took["update"],
-        "gflop_per_update": flops / seeds / 1e9,
+        "fraction_of_floor": took["floor", seeds] / seconds,
+        "gflop_per_update": flops / 1e9,
         "compiler_gflop_per_update": update.flops / seeds / 1e9,
-        "gflop_per_s": flops / took["floor"] / 1e9,
-        "reference_gflop_per_s": floor.flops(REFERENCE) / took["reference"] / 1e9,
+        "gflop_per_s": seeds * flops / took["floor", seeds] / 1e9,
+        "reference_gflop_per_s": floor.flops(REFERENCE) / took["reference", 1] / 1e9,
         "compile_s": update.compiled,
         "peak_bytes": update.bytes,
     }
     if case.loop is not None:
-        row |= {"loop_per_s": case.steps * seeds / took["loop"], "loop_unit": case.unit}
-        row |= {"loop_compile_s": programs["loop"].compiled, "loop_peak_bytes": programs["loop"].bytes}
+        loop = programs["loop", seeds]
+        row |= {"loop_per_s": case.steps * seeds / took["loop", seeds], "loop_unit": case.unit}
+        row |= {"loop_compile_s": loop.compiled, "loop_peak_bytes": loop.bytes}
     return row
 
 

@@ -180,7 +180,7 @@ def measured():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cases, "ROWS", 100)
         patch.setattr(cases, "case", lambda name, sizes: tiny(cases.TRANSITIONS[name]))
-        rows = bench.planned(("sac", "td3_bc"), (2,), cases.Sizes())
+        rows = bench.planned(("sac",), (2,), cases.Sizes()) + bench.planned(("td3_bc",), (2, 1), cases.Sizes())
         found = bench.bench(rows, cases.Sizes(), 1, 0.001, lambda sentence: None)
     jax.config.update("jax_disable_most_optimizations", False)
     return found
@@ -200,7 +200,9 @@ def test_sizes_and_shapes_can_be_chosen():
 
 
 def test_measured_rows(measured):
-    online, offline = measured["rows"]
+    online, offline, alone = measured["rows"]
+    assert (alone["agent"], alone["seeds"]) == ("td3_bc", 1)
+    assert alone["reference_gflop_per_s"] == offline["reference_gflop_per_s"] != online["reference_gflop_per_s"]
     assert (online["agent"], online["seeds"], online["loop_unit"]) == ("sac", 2, "env steps")
     assert (offline["agent"], offline["gradient_steps_per_update"], offline["loop_unit"]) == ("td3_bc", 2, "gradient steps")
     positive = ("updates_per_s", "fraction_of_floor", "gflop_per_s", "reference_gflop_per_s", "compile_s", "peak_bytes")
