@@ -25,10 +25,10 @@ SMALL = {"actor_width": 128, "critic_width": 128, "actor_depth": 2, "critic_dept
 CHANGES: dict[str, dict[str, Any]] = {
     "bc": {},
     "td3_bc": {},
-    "iql": {"actor_decay": 30_000.0},
+    "iql": {"actor_decay": 20_000.0},
     "cql": {"actor_lr": 3e-4, "alpha_lr": 3e-4, "num_actions": 4},  # the published actor needs a million steps at 3e-5
 }
-STEPS = {"bc": 30_000, "td3_bc": 30_000, "iql": 30_000, "cql": 15_000}
+STEPS = {"bc": 20_000, "td3_bc": 20_000, "iql": 20_000, "cql": 10_000}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ PyTree = Any
 Rows = list[dict[str, Any]]
 
 CHECKPOINT_SECONDS = 600.0  # a checkpoint is never older than this plus one chunk
+FIRST_CHECKPOINT_SECONDS = 10.0  # what keeps checkpoints from being written is found soon
 SAID = 12  # learners whose scores are said one by one
 
 # What one iteration of a loop is.
@@ -345,8 +346,7 @@ def _run(setup: Setup, out: Path | None) -> Result:
             if setup.evaluates(at.iteration):
                 new = sorted(new + _evaluate(setup, at), key=lambda row: (row["seed"], row["config"]))
             stop = stopped()  # asked once, so that where it stops there is a checkpoint
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS or stop or _first(out)
-            if out is not None and (due or setup.evaluates(at.iteration)):
+            if out is not None and (stop or setup.evaluates(at.iteration) or _due(out, saved)):
                 _save(out, setup, at, new)
                 saved = time.monotonic()
             rows += _log(out, new)
@@ -425,8 +425,10 @@ def _save(out: Path, setup: Setup, at: Progress, pending: Rows) -> None:
     store.save(out, at.iteration * setup.stride, {"agent": state.agent, "loop": state._replace(agent=())}, host)
 
 
-def _first(out: Path | None) -> bool:
-    return out is not None and not (out / "checkpoints").exists()
+def _due(out: Path, saved: float) -> bool:
+    """Whether it is long since a checkpoint was written at ``saved``, or since the run began, if there is none."""
+    limit = CHECKPOINT_SECONDS if (out / "checkpoints").exists() else FIRST_CHECKPOINT_SECONDS
+    return time.monotonic() - saved > limit
 
 
 def _grow(ring: PyTree, shapes: PyTree) -> PyTree:
