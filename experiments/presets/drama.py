@@ -22,7 +22,7 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
     small = Config(model_lr=4e-4, lr=3e-4, batch_size=8, length=32, starts=64, every=4, warmup=1_024)
     if task(env) == "recall":
         size = override(wm.XS, {"groups": 8, "classes": 8, "head": 16, "decays": ssm.long})
-        steps = {"model_lr": 3e-3, "lr": 5e-4, "rise": 200.0, "entropy": 0.02}
+        steps = {"model_lr": 3e-3, "lr": 5e-4, "rise": 200.0, "entropy": 0.1}
         recall = override(small, steps | {"size": size, "length": 128, "context": 64, "starts": 32})
         return Preset(recall, steps=20_000, eval_every=2_000, eval_episodes=100)
     return Preset(small, steps=100_000, eval_every=10_000)
