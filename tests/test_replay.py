@@ -163,7 +163,7 @@ OLD, NEW = replay.Recorded(numbered(50, start=10_000)), numbered(6_000, start=0)
 @pytest.mark.parametrize(("fraction", "num"), [(0.0, 0), (0.5, 4), (0.3, 2), (1.0, 8)])
 def test_mixed_batches_hold_the_fraction(fraction, num):
     """In each batch the first are recorded, the rest come from the rows added; the leaves of a row stay together."""
-    batch = replay.mixed(fraction)(NEW, 4, OLD, jax.random.key(0), (3, 5, 8))
+    batch = jax.jit(lambda key: replay.mixed(fraction)(NEW, 4, OLD, key, (3, 5, 8)))(jax.random.key(0))
     reward = np.asarray(batch.transition.reward)
     assert reward.shape == (3, 5, 8)
     assert (reward[..., :num] >= 10_000).all() and (reward[..., num:] < 4 * 3).all()

@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, write):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["rows"]
 
 
-@pytest.mark.parametrize("size", [0, 40, 200, 1_000])
+@pytest.mark.parametrize("size", [0, *(pytest.param(size, marks=pytest.mark.slow) for size in (40, 200)), 1_000])
 def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path, intact, capfd, size):
     """Whichever of its files does not fit: one error, nothing printed beside it, and the newest is the one before."""
     run = copied(intact, tmp_path)

@@ -25,10 +25,9 @@ B, T = 3, 12
 def made(spec, size=TINY, dtype=None):
     """``(networks, parameters)``, in which no scale is one and no bias zero."""
     params = jax.jit(wm.init, static_argnums=(0, 1))(size, spec, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return wm.Networks(size, spec.obs.shape, dtype), jax.tree.unflatten(tree, moved)
+    rng = np.random.default_rng(1)
+    moved = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.normal(size=x.shape).astype(x.dtype), params)
+    return wm.Networks(size, spec.obs.shape, dtype), jax.tree.map(jnp.asarray, moved)
 
 
 def sequence(spec, key=2):

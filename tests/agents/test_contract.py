@@ -40,9 +40,9 @@ INERT |= {"recorded"}  # is for loops
 INERT_IN = {"gorp": {"discount"}, "dqn": {"tau"}}  # is for loops; moves nothing until a period is over
 COUNTING = {"gorp"}  # learns without gradients, and begins with nothing random
 
-KINDS = {"sac", "dqn", "iql", "ppo", "sqirl"}  # one agent of each kind, whose costly tests are in the default suite
+KINDS = {"sac", "iql", "ppo"}  # one agent of each kind, whose costly tests are in the default suite
 SIBLINGS = {"calql", "bc_discrete", "iql_discrete", "cql_discrete", "rlpd", "wsrl", "moorl"}  # compile the same steps as others
-SIBLINGS |= {"drama+discrete", "ppo+discrete"}
+LONG = {"drama"}  # compiles ten times as long as the others
 VARIED = {"sac", "iql"}  # whose variants are in the default suite
 
 
@@ -52,7 +52,7 @@ def slow_unless(quick):
 
 
 every_agent = slow_unless(lambda name: "+" not in name or name.endswith("+discrete"))
-every_agent_but_siblings = slow_unless(lambda name: ("+" not in name or name.endswith("+discrete")) and name not in SIBLINGS)
+every_agent_but_siblings = slow_unless(lambda name: "+" not in name and name not in SIBLINGS | LONG)
 every_agent_costly = slow_unless(lambda name: name in KINDS)
 
 

@@ -26,7 +26,7 @@ OTHERS = {"bc", "bc_discrete", "drama", "gorp", "sqirl"}  # learn no values, tho
 NAMES = sorted({p.stem for p in Path(agents.__file__).parent.glob("*.py") if not p.stem.startswith("_")} - OTHERS)
 HEADED = [f"{name}+{head}" for name in NAMES for head in heads.HEADS if head != "scalar"]
 HEADED += ["ppo+discrete"]
-QUICK = {"sac", "dqn", "iql", "ppo"}  # one of each kind, in the default suite
+QUICK = {"sac", "iql", "ppo"}  # one of each kind, in the default suite
 PATIENCE = {"two_hot": 4, "c51": 4}  # these take as many times the iterations: with Adam, atoms given up once come back slowly
 VALUE_PATIENCE = 3  # times as many, where V is encoded so too
 SUPPORT = {"low": -4.0, "high": 12.0, "bins": 33}  # holds all values of the probes; with more bins they move more slowly
