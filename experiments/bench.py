@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -21,12 +20,13 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
 from rljax import loops
 from rljax import world_model as wm
 from rljax.base import InputError
 from rljax.config import stack, to_dict
-from rljax.experiments import cases, floor, machine
+from rljax.experiments import cases, devices, floor, machine
 
 Row = dict[str, Any]
 Name = TypeVar("Name", bound=Hashable)
@@ -36,16 +36,16 @@ WIDTHS = (5, 9, 5, 8, 7, 10, 6, 7, 6)  # of the table's columns
 LEGEND = (
     "floor    time of the update's matrix products alone, over its time; GFLOP and GFLOP/s are theirs",
     "loop/s   env steps with learning, or * gradient steps from recorded data; rates are of all seeds",
-    "compile  and memory (arguments, results, workspace) of the update; no program comes from a cache",
+    "compile  of the update, from no cache; memory its arguments, results and workspace, on each device",
     "256^3    GFLOP/s of products of 256 x 256 x 256",
 )
 REFERENCE = ((1, (floor.Product(1, 256, 256, 256),)),)
 
 
 class Program(NamedTuple):
-    """A compiled program: ``run(iterations)``, seconds of compiling, and bytes while it runs.
+    """A compiled program: ``run(iterations)``, seconds of compiling, and bytes on each device while it runs.
 
-    By the compiler's count: FLOPs, and ``traffic``, bytes that are read and written, of one iteration.
+    By the compiler's count: FLOPs, and ``traffic``, bytes that are read and written, of one iteration, on all devices.
     """
 
     run: Callable[[int], None]
@@ -98,17 +98,22 @@ def bench(rows: Sequence[Row], sizes: cases.Sizes, rounds: int, seconds: float, 
             say(f"{agent}, {', '.join(map(str, seeds))} seed{'s' * (seeds != [1])}")
             measured = measure(agent, cases.case(agent, sizes), seeds, rounds, seconds)
             found += [row | numbers for row, numbers in zip(of_agent, measured, strict=True)]
-    where = machine.versions() | {"threads": _threads()}
+    where = machine.versions() | {"threads": devices.threads()}
     return {"format": FORMAT, "machine": where, "settings": {"rounds": rounds, "seconds": seconds}, "rows": found}
 
 
 def program(build: cases.Build, config: Any, seeds: int, data: Any = ()) -> Program:
     """The loop ``build(config)`` for so many seeds, as `rljax.train` runs it."""
-    stacked, alive = stack([config] * seeds), jnp.ones(seeds, bool)
-    keys = jax.random.split(jax.random.key(0), seeds)
-    state = jax.jit(lambda c, k: jax.lax.map(lambda x: build(x[0]).init(x[1]), (c, k)))(stacked, keys)
-    chunk = jax.jit(partial(loops.run, build), donate_argnums=1)
-    compiled, seconds = _compile(chunk, stacked, state, alive, jnp.int32(0), jnp.int32(1), data)
+    mesh, data = devices.mesh(seeds), devices.share(devices.mesh(seeds), data)
+    learners = stack([config] * seeds), jax.random.split(jax.random.key(0), seeds), jnp.ones(seeds, bool)
+    stacked, keys, alive = devices.spread(mesh, learners)
+
+    def init(config: Any, keys: jax.Array) -> Any:
+        return jax.lax.map(lambda x: build(x[0]).init(x[1]), (config, keys))
+
+    state = jax.jit(devices.divided(mesh, init, (False, False)))(stacked, keys)
+    chunk = devices.divided(mesh, partial(loops.run, build), (False, False, False, True, True, True))
+    compiled, seconds = _compile(jax.jit(chunk, donate_argnums=1), stacked, state, alive, jnp.int32(0), jnp.int32(1), data)
     carry = [state, 0]
 
     def run(num: int) -> None:
@@ -117,18 +122,20 @@ def program(build: cases.Build, config: Any, seeds: int, data: Any = ()) -> Prog
         if not fine.all():
             raise RuntimeError("the numbers are no longer finite, so their speed means nothing")
 
-    return _described(run, compiled, seconds)
+    return _described(run, compiled, seconds, mesh)
 
 
 def products(stages: tuple[floor.Stage, ...], seeds: int) -> Program:
     """All products of ``stages``, and nothing else, for so many seeds."""
 
     def repeat(operands: floor.Operands, num: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, num, lambda _, number: floor.once(stages, operands, number), jnp.zeros(()))
+        return jax.lax.fori_loop(0, num, lambda _, number: floor.once(stages, operands, number), jnp.zeros(()))[None]
 
-    operands = jax.jit(partial(floor.init, stages, seeds))(jax.random.key(0))
-    compiled, seconds = _compile(jax.jit(repeat), operands, jnp.int32(1))
-    return _described(lambda num: jax.block_until_ready(compiled(operands, jnp.int32(num))), compiled, seconds)
+    mesh = devices.mesh(seeds)
+    operands = devices.spread(mesh, jax.jit(partial(floor.init, stages, seeds))(jax.random.key(0)))
+    all_of_them = devices.divided(mesh, repeat, (False, True))
+    compiled, seconds = _compile(jax.jit(all_of_them), operands, jnp.int32(1))
+    return _described(lambda num: jax.block_until_ready(compiled(operands, jnp.int32(num))), compiled, seconds, mesh)
 
 
 def in_turns(runs: dict[Name, Callable[[int], Any]], rounds: int, seconds: float) -> dict[Name, float]:
@@ -273,12 +280,12 @@ def _compile(function: Any, *args: Any) -> tuple[Any, float]:
     return function.lower(*args).compile(), time.perf_counter() - begin
 
 
-def _described(run: Callable[[int], Any], compiled: Any, seconds: float) -> Program:
+def _described(run: Callable[[int], Any], compiled: Any, seconds: float, mesh: Mesh | None) -> Program:
     """Bytes: arguments, results that are not arguments again, and workspace, as the compiler has planned them."""
     plan = compiled.memory_analysis()
     used = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-    counts = compiled.cost_analysis()
-    return Program(run, seconds, used, counts.get("flops", 0.0), counts.get("bytes accessed", 0.0))
+    counts, times = compiled.cost_analysis(), mesh.size if mesh else 1
+    return Program(run, seconds, used, times * counts.get("flops", 0.0), times * counts.get("bytes accessed", 0.0))
 
 
 def _seconds(run: Callable[[int], Any], num: int) -> float:
@@ -298,8 +305,3 @@ def _compiling_anew() -> Iterator[None]:
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
-
-
-def _threads() -> int:
-    """Processors that this process may use, on which the compiler's threads depend."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

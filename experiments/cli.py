@@ -225,6 +225,10 @@ def run(args: Sequence[str]) -> int:
         return 0
     if args[0] not in commands:
         raise InputError(f"unknown command {args[0]!r}: choose one of {', '.join(commands)}")
+    if args[0] in ("train", "sweep", "finetune", "bench"):
+        from rljax.experiments import devices
+
+        devices.each_processor()
     return commands[args[0]](list(args[1:]))
 
 
@@ -641,10 +645,11 @@ def keep_programs() -> None:
     """
     import jax
 
+    from rljax.experiments import devices
+
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        threads = os.environ.get("NPROC") or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())
-        jax.config.update("jax_compilation_cache_dir", str(home / "rljax" / f"threads-{threads}"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "rljax" / f"threads-{devices.threads()}"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

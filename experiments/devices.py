@@ -6,6 +6,8 @@ bits: a device's program is made for as many learners as it has.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +20,29 @@ PyTree = Any
 AXIS = "learners"
 
 
+def threads() -> int:
+    """The processors of this process, for which XLA compiles."""
+    given = os.environ.get("NPROC", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each_processor() -> None:
+    """Make each processor a device, so that several learners have one each; a single learner still has the threads of all.
+
+    Neither a number of devices that the user has set is changed, nor that of a JAX that has begun to compute.
+    """
+    flagged = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not flagged and jax.config.values["jax_num_cpu_devices"] < 0:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", threads())
+
+
 def mesh(num: int) -> Mesh | None:
-    """The devices for ``num`` learners, no more than these; None if it is one."""
-    devices = jax.local_devices()[:num]
+    """As few devices as take ``num`` learners as evenly as all of this machine could; None if it is one."""
+    each = -(-num // len(jax.local_devices()))
+    devices = jax.local_devices()[: -(-num // each)]
     return Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
 
 
@@ -41,8 +63,12 @@ def spread(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def share(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Arrays that all learners read, once on each device."""
-    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    """Arrays that all learners read, once on each device, or once in all where these are processors."""
+    if mesh is None:
+        return jax.device_put(tree)
+    if mesh.devices.flat[0].platform == "cpu":  # which share memory that is aligned as JAX aligns its own
+        tree = jax.tree.map(np.asarray, jax.device_put(tree, mesh.devices.flat[0]))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def gather(mesh: Mesh | None, tree: PyTree, num: int) -> PyTree:

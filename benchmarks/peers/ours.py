@@ -14,7 +14,7 @@ from rljax import envs, loops, replay
 from rljax.agents import sac
 from rljax.base import Batch, Transition
 from rljax.config import override
-from rljax.experiments import bench, cases, floor
+from rljax.experiments import bench, cases, devices, floor
 
 PACKAGES = ("rljax", "jax", "jaxlib", "flax", "optax", "gymnax")
 
@@ -66,4 +66,5 @@ def data(rows: int) -> replay.Recorded:
 
 
 if __name__ == "__main__":
+    devices.each_processor()
     worker.serve(build)

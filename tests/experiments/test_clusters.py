@@ -52,7 +52,7 @@ def expected(tmp_path_factory, contents):
 def environment(pytestconfig):
     """Variables of child processes, which compile as the tests themselves do."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(pytestconfig.cache.mkdir("jax")), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def commands(capsys, *options):

@@ -20,6 +20,7 @@ from rljax.experiments.train import load, train
 
 TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 40})
 COUNTS = {"steps": 120, "eval_every": 60, "eval_episodes": 2, "log_every": 20}
+FORCED = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 @pytest.fixture
@@ -79,20 +80,20 @@ def assert_close(a, b, most):
 
 
 @pytest.mark.slow
-def test_twelve_learners_on_eight_devices(on_eight, tmp_path):
-    """They are padded to sixteen, of which nothing is seen."""
+def test_nine_learners_on_eight_devices(on_eight, tmp_path):
+    """Five take two each, and so they are padded to ten, of which nothing is seen."""
     configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
-    train(sac, configs, "pendulum", seeds=4, out=tmp_path / "one", **COUNTS)
+    train(sac, configs, "pendulum", seeds=3, out=tmp_path / "one", **COUNTS)
     said = on_eight(
         """
         from rljax.config import override
         configs = [override(TINY, {"actor_lr": rate}) for rate in (1e-4, 3e-4, 1e-3)]
-        run = train(sac, configs, "pendulum", seeds=4, out="eight", **COUNTS)
+        run = train(sac, configs, "pendulum", seeds=3, out="eight", **COUNTS)
         print(len(run.diverged), {x.shape[0] for x in jax.tree.leaves(run.state)})
         print(store.digest(load("eight").state) == store.digest(run.state))
         """
     )
-    assert said.splitlines()[-2:] == ["12 {12}", "True"]
+    assert said.splitlines()[-2:] == ["9 {9}", "True"]
     assert_close(tmp_path / "eight", tmp_path / "one", 60)
 
 
@@ -107,20 +108,34 @@ def test_seven_seeds_fit_on_seven_of_eight_devices(on_eight, tmp_path):
 def test_recorded_data_is_shared_and_a_run_moves_between_devices(on_eight, tmp_path):
     """A run stopped on eight devices goes on there as if it had not been, and on one with its learners' states."""
     offline(tmp_path / "one")
-    on_eight(
+    said = on_eight(
         """
         offline("whole")
         offline("broken", steps=60)
         offline("moved", steps=60)
         offline("broken")
+        import numpy as np
+        from rljax.experiments import devices
+        print([mesh.size if (mesh := devices.mesh(num)) else 1 for num in (1, 2, 8, 9, 17)])
+        shared = devices.share(devices.mesh(8), np.ones(1000))
+        print(len({shard.data.unsafe_buffer_pointer() for shard in shared.addressable_shards}))
         """
     )
+    assert said.splitlines()[-2:] == ["[1, 2, 8, 5, 6]", "1"]  # what processors share is in memory once
     assert_close(tmp_path / "whole", tmp_path / "one", 60)
     assert (tmp_path / "broken" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert store.digest(load(tmp_path / "broken").state) == store.digest(load(tmp_path / "whole").state)
     offline(tmp_path / "moved")
     assert_close(tmp_path / "moved", tmp_path / "one", 60)
     assert json.loads((tmp_path / "moved" / "versions.json").read_text())[0]["device"].startswith("8 x cpu")
+
+
+@pytest.mark.parametrize(("own", "number"), [({}, 3), ({"JAX_NUM_CPU_DEVICES": "1"}, 1), (FORCED, 2)])
+def test_each_processor_is_a_device(own, number):
+    """Unless the user has set their number."""
+    code = "import jax; from rljax.experiments import devices; devices.each_processor(); print(len(jax.devices()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"NPROC": "3"} | own)
+    assert done.stdout == f"{number}\n", done.stderr
 
 
 @pytest.mark.slow
