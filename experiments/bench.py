@@ -112,7 +112,8 @@ def program(build: cases.Build, config: Any, seeds: int, data: Any = ()) -> Prog
         return jax.lax.map(lambda x: build(x[0]).init(x[1]), (config, keys))
 
     state = jax.jit(devices.divided(mesh, init, (False, False)))(stacked, keys)
-    chunk = devices.divided(mesh, partial(loops.run, build), (False, False, False, True, True, True))
+    run_all = partial(loops.run, build, in_turn=devices.in_turn(state))
+    chunk = devices.divided(mesh, run_all, (False, False, False, True, True, True))
     compiled, seconds = _compile(jax.jit(chunk, donate_argnums=1), stacked, state, alive, jnp.int32(0), jnp.int32(1), data)
     carry = [state, 0]
 

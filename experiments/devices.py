@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rljax.loops import LoopState
+
 PyTree = Any
 AXIS = "learners"
+LARGE, COPIED = 2**19, 2**26  # bytes of an agent, and of all else of a learner, for `in_turn`
 
 
 def threads() -> int:
@@ -44,6 +47,15 @@ def mesh(num: int) -> Mesh | None:
     each = -(-num // len(jax.local_devices()))
     devices = jax.local_devices()[: -(-num // each)]
     return Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
+
+
+def in_turn(state: LoopState) -> bool:
+    """Whether learners [N] on one device should run a chunk in turn: on a processor, if they are large and their rings are not.
+
+    Several large agents do not stay in its cache. In turn each learner's state is copied, once in a chunk.
+    """
+    agent, all_bytes = (sum(x.size * x.dtype.itemsize // x.shape[0] for x in jax.tree.leaves(t)) for t in (state.agent, state))
+    return jax.local_devices()[0].platform == "cpu" and agent > LARGE and all_bytes - agent < COPIED
 
 
 def spread(mesh: Mesh | None, tree: PyTree) -> PyTree:

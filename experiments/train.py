@@ -746,7 +746,7 @@ def _jit_run(
     num: jax.Array,
     data: Any,
 ) -> tuple[loops.LoopState, jax.Array, loops.Metrics]:
-    run = functools.partial(loops.run, functools.partial(build, *statics))
+    run = functools.partial(loops.run, functools.partial(build, *statics), in_turn=devices.in_turn(state))
     found: tuple[loops.LoopState, jax.Array, loops.Metrics]
     found = devices.divided(mesh, run, (False, False, False, True, True, True))(config, state, alive, t, num, data)
     return found

@@ -200,13 +200,17 @@ def run(
     t: jax.Array,
     num: jax.Array,
     data: PyTree,
+    in_turn: bool = False,
 ) -> tuple[LoopState, jax.Array, Metrics]:
     """A chunk: ``num`` iterations from ``t`` on for S seeds; ``(state, alive [S], sums of the metrics [S])``.
 
     ``loop(config)`` builds the loop of one seed from its row of the stacked ``config``; ``state`` is stacked alike.
     ``num`` is traced, so chunks of every length share one program. A seed with a non-finite parameter, metric or reward is
-    no longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other.
+    no longer ``alive`` at the chunk's end; from then on its agent stays as it is. Seeds never touch each other. They make each
+    iteration together, or all of them ``in_turn``: with one seed's numbers at a time in a CPU's cache.
     """
+    if in_turn and len(alive) > 1:
+        return _in_turn(loop, config, state, alive, t, num, data)
 
     def step(config: PyTree, state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         return loop(config).step(state, t, data)
@@ -227,6 +231,30 @@ def run(
         new, sums = jax.tree.map(lambda x: jnp.expand_dims(x, 0), (new, sums))
     new = new._replace(agent=where(alive, new.agent, state.agent))
     return new, alive & _finite((new.agent, new.episode_return, sums)), sums
+
+
+def _in_turn(
+    loop: Callable[[Any], Loop],
+    config: PyTree,
+    state: LoopState,
+    alive: jax.Array,
+    t: jax.Array,
+    num: jax.Array,
+    data: PyTree,
+) -> tuple[LoopState, jax.Array, Metrics]:
+    def one(seed: jax.Array, stacked: tuple[LoopState, jax.Array]) -> tuple[LoopState, jax.Array, Metrics]:
+        row = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, seed, 1), (config, *stacked))
+        return run(loop, *row, t, num, data)
+
+    def body(seed: jax.Array, carry: tuple[LoopState, jax.Array, Metrics]) -> tuple[LoopState, jax.Array, Metrics]:
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=seed, axis=0)
+        found: tuple[LoopState, jax.Array, Metrics] = jax.tree.map(put, carry, one(seed, carry[:2]))
+        return found
+
+    shapes = jax.eval_shape(one, jnp.int32(0), (state, alive))[2]
+    sums = jax.tree.map(lambda x: jnp.zeros((len(alive), *x.shape[1:]), x.dtype), shapes)
+    found: tuple[LoopState, jax.Array, Metrics] = jax.lax.fori_loop(0, len(alive), body, (state, alive, sums))
+    return found
 
 
 def _without_updates(agent: Agent, env: Env, capacity: int, returns: replay.Returns | None, act: Act) -> Loop:

@@ -326,6 +326,22 @@ def test_a_metric_that_is_not_finite_marks_a_seed():
     np.testing.assert_array_equal(new.agent.updates, 6)
 
 
+def test_seeds_in_turn_are_as_together():
+    """But for the order of sums: states, after two chunks, and sums of metrics; one that is not alive stays as it is."""
+    _, state, alive = begin()
+    config = stack([override(CONFIG, {"critic_lr": x}) for x in (1e-2, 1e-3, 1e-4)])
+    in_turn = jax.jit(partial(loops.run, small_loop, in_turn=True))
+    alive, found = alive.at[1].set(False), []
+    for run in (in_turn, partial(RUN, small_loop)):
+        first = run(config, state, alive, jnp.int32(0), jnp.int32(3), ())
+        found.append(run(config, *first[:2], jnp.int32(3), jnp.int32(9), ()))
+    assert_same(of(found[0][0].agent, [1]), of(state.agent, [1]))
+    assert_same(found[0][0].key, found[1][0].key)
+    mine, other = (jax.tree.leaves((state._replace(key=()), alive, sums)) for state, alive, sums in found)
+    for x, y in zip(mine, other, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
 def test_learners_of_a_chunk_have_configs_and_keys_of_their_own():
     """Each row of the stacked config reaches its learner; equal rows with different keys step different envs."""
     config, state, alive = begin()

@@ -9,13 +9,15 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from rljax import store
+from rljax import envs, loops, store
 from rljax.agents import iql, sac
-from rljax.config import override
+from rljax.config import override, stack
 from rljax.data.dataset import Info, Steps, from_steps
+from rljax.experiments import devices
 from rljax.experiments.train import load, train
 
 TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 40})
@@ -128,6 +130,23 @@ def test_recorded_data_is_shared_and_a_run_moves_between_devices(on_eight, tmp_p
     offline(tmp_path / "moved")
     assert_close(tmp_path / "moved", tmp_path / "one", 60)
     assert json.loads((tmp_path / "moved" / "versions.json").read_text())[0]["device"].startswith("8 x cpu")
+
+
+def test_which_learners_run_in_turn():
+    """Large ones whose rings are small: those of the usual 256 units, not those of 8, nor with a large replay."""
+
+    def decided(module, changes, transitions):
+        config = stack([override(module.Config(), changes)] * 2)
+        env = envs.make("pendulum")
+
+        def init(config):
+            return loops.online(module.make(env.spec, config), env, 8, transitions).init(jax.random.key(0))
+
+        return devices.in_turn(jax.eval_shape(jax.vmap(init), config))
+
+    assert decided(sac, {}, 20_000)
+    assert not decided(sac, {"actor_width": 8, "critic_width": 8}, 20_000)
+    assert not decided(sac, {}, 4_000_000)
 
 
 @pytest.mark.parametrize(("own", "number"), [({}, 3), ({"JAX_NUM_CPU_DEVICES": "1"}, 1), (FORCED, 2)])
