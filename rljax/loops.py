@@ -243,8 +243,8 @@ def _in_turn(
     data: PyTree,
 ) -> tuple[LoopState, jax.Array, Metrics]:
     def one(seed: jax.Array, stacked: tuple[LoopState, jax.Array]) -> tuple[LoopState, jax.Array, Metrics]:
-        row = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, seed, 1), (config, *stacked))
-        return run(loop, *row, t, num, data)
+        mine, (state, alive) = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, seed, 1), (config, stacked))
+        return run(loop, mine, state, alive, t, num, data)
 
     def body(seed: jax.Array, carry: tuple[LoopState, jax.Array, Metrics]) -> tuple[LoopState, jax.Array, Metrics]:
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=seed, axis=0)

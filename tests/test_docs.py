@@ -148,7 +148,10 @@ def test_ratios_to_peers_are_those_of_the_benchmarks():
 def test_curves_and_seconds_are_those_of_the_benchmarks():
     """The IQM at the end of each run before and after, and the medians of starting, in the order of their file."""
     speed, page = ROOT / "benchmarks" / "speed", PAGES["performance.md"]
-    curves = json.loads((speed / "curves.json").read_text())["agents"]
+    stored = json.loads((speed / "curves.json").read_text())
+    spread = [f"{statistics.iqm(np.array([*curve.values()][-1])):.1f}" for curve in stored["spread"]["scores"].values()]
+    assert re.findall(r"ends at (-[\d.]+) \[.+\] before and (-[\d.]+) \[", page) == [tuple(spread)]
+    curves = stored["agents"]
     rows = re.findall(r"^\| (\w+) \| .+ \| (-[\d.]+) \[.+\] \| (-[\d.]+) \[.+\] \|$", page, re.MULTILINE)
     last = {name: [list(curve[when].values())[-1] for when in ("before", "after")] for name, curve in curves.items()}
     assert {name: both for name, *both in rows} == {
