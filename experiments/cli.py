@@ -228,7 +228,7 @@ def run(args: Sequence[str]) -> int:
     if args[0] in ("train", "sweep", "finetune", "bench"):
         from rljax.experiments import devices
 
-        devices.each_processor()
+        devices.each_processor()  # before JAX computes anything
     return commands[args[0]](list(args[1:]))
 
 

@@ -210,7 +210,7 @@ def run(
     iteration together, or all of them ``in_turn``: with one seed's numbers at a time in a CPU's cache.
     """
     if in_turn and len(alive) > 1:
-        return _in_turn(loop, config, state, alive, t, num, data)
+        return _in_turn(lambda config, state, alive: run(loop, config, state, alive, t, num, data), config, state, alive)
 
     def step(config: PyTree, state: LoopState, t: jax.Array, data: PyTree) -> tuple[LoopState, Metrics]:
         return loop(config).step(state, t, data)
@@ -233,18 +233,13 @@ def run(
     return new, alive & _finite((new.agent, new.episode_return, sums)), sums
 
 
-def _in_turn(
-    loop: Callable[[Any], Loop],
-    config: PyTree,
-    state: LoopState,
-    alive: jax.Array,
-    t: jax.Array,
-    num: jax.Array,
-    data: PyTree,
-) -> tuple[LoopState, jax.Array, Metrics]:
+def _in_turn(run_one: Callable, config: PyTree, state: LoopState, alive: jax.Array) -> tuple[LoopState, jax.Array, Metrics]:
+    """``run_one(config, state, alive)`` for one row [1, ...] of each after the other; what it returns, [S, ...]."""
+
     def one(seed: jax.Array, stacked: tuple[LoopState, jax.Array]) -> tuple[LoopState, jax.Array, Metrics]:
         mine, (state, alive) = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, seed, 1), (config, stacked))
-        return run(loop, mine, state, alive, t, num, data)
+        found: tuple[LoopState, jax.Array, Metrics] = run_one(mine, state, alive)
+        return found
 
     def body(seed: jax.Array, carry: tuple[LoopState, jax.Array, Metrics]) -> tuple[LoopState, jax.Array, Metrics]:
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=seed, axis=0)

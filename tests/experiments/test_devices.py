@@ -15,9 +15,10 @@ import pytest
 
 from rljax import envs, loops, store
 from rljax.agents import iql, sac
+from rljax.base import InputError
 from rljax.config import override, stack
 from rljax.data.dataset import Info, Steps, from_steps
-from rljax.experiments import devices
+from rljax.experiments import cli, devices
 from rljax.experiments.train import load, train
 
 TINY = override(sac.Config(), {"actor_width": 8, "critic_width": 8, "batch_size": 8, "warmup": 40})
@@ -117,7 +118,7 @@ def test_recorded_data_is_shared_and_a_run_moves_between_devices(on_eight, tmp_p
         offline("moved", steps=60)
         offline("broken")
         import numpy as np
-        from rljax.experiments import devices
+        from rljax.experiments import cli, devices
         print([mesh.size if (mesh := devices.mesh(num)) else 1 for num in (1, 2, 8, 9, 17)])
         shared = devices.share(devices.mesh(8), np.ones(1000))
         print(len({shard.data.unsafe_buffer_pointer() for shard in shared.addressable_shards}))
@@ -155,6 +156,15 @@ def test_each_processor_is_a_device(own, number):
     code = "import jax; from rljax.experiments import devices; devices.each_processor(); print(len(jax.devices()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"NPROC": "3"} | own)
     assert done.stdout == f"{number}\n", done.stderr
+
+
+@pytest.mark.parametrize(("command", "expected"), [("train", 1), ("sweep", 1), ("finetune", 1), ("bench", 1), ("show", 0)])
+def test_commands_that_learn_use_each_processor(command, expected, monkeypatch):
+    calls = []
+    monkeypatch.setattr(devices, "each_processor", lambda: calls.append(None))
+    with pytest.raises(InputError):
+        cli.run([command, "--no-such-option"])
+    assert len(calls) == expected
 
 
 @pytest.mark.slow
