@@ -88,7 +88,7 @@ def learn(
         return loss - config.entropy * entropy, {"actor/loss": loss, "actor/entropy": entropy}
 
     def critic_loss(params: PyTree) -> tuple[jax.Array, Metrics]:
-        out = net.critic.apply(params, seen)
+        out = net.critic.apply(params, dream.features)[:-1]  # as for `value`, so that it is computed once
         loss, anchor = ((weight * REWARDS.loss(out, target)).sum() for target in (returns, slow))
         return loss + anchor, {"critic/loss": loss, "critic/v": (weight * value[:-1]).sum()}
 
