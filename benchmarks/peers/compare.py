@@ -25,6 +25,7 @@ import worker
 HERE = Path(__file__).resolve().parent
 AGENTS = ("td3_bc", "iql", "cql", "sac")
 SIZES = ("threads", "rows", "seeds", "depth", "actions")
+ORDERS = ("official", "corl")
 NAMES = tuple(sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("compare", "worker")))
 FORMAT = "rljax peers 1"
 
@@ -77,6 +78,8 @@ def parse() -> argparse.Namespace:
         worker.refuse(f"--threads {options.threads} is more than the {len(os.sched_getaffinity(0))} that this process may use")
     if options.seeds > 1 and options.agent != "sac":
         worker.refuse("--seeds is for sac: no peer vmaps the others")
+    if options.order not in ORDERS or (options.order != ORDERS[0] and options.agent != "iql"):
+        worker.refuse(f"--order is one of {', '.join(ORDERS)}, and for iql, got {options.order}")
     options.peers = [peer(text) for text in options.peers]
     return options
 
@@ -116,7 +119,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 done = ask(found, options.seconds)
                 row["rates"].append(done["count"] / done["seconds"])
                 row["cpu_rates"].append(done["count"] / done["cpu"])
-    settings = {name: getattr(options, name) for name in ("rounds", "seconds", *SIZES)}
+    settings = {name: getattr(options, name) for name in ("rounds", "seconds", *SIZES, "order")}
     return {
         "format": FORMAT,
         "agent": options.agent,
@@ -137,7 +140,7 @@ def started(peer: Peer, agent: str, options: argparse.Namespace) -> Iterator[Wor
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "JAX_TRACEBACK_FILTERING": "off",
     }
-    sizes = [text for name in SIZES for text in (f"--{name}", str(getattr(options, name)))]
+    sizes = [text for name in (*SIZES, "order") for text in (f"--{name}", str(getattr(options, name)))]
     command = [peer.python, str(HERE / f"{peer.name}.py"), agent, "--clone", peer.clone, *sizes]
     env = os.environ | threads | device | {"NPROC": str(options.threads)}
     with tempfile.TemporaryFile("w+") as errors:

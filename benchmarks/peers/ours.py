@@ -27,6 +27,8 @@ def build(options: Any) -> worker.Work:
     config = override(cases.TRANSITIONS[options.agent].Config(), sizes)
     if options.agent == "cql":
         config = override(config, {"num_actions": options.actions})
+    if options.agent == "iql":
+        config = override(config, {"order": options.order})
     online = options.agent == "sac"
     case = cases.standard(cases.TRANSITIONS[options.agent], config)
     program = bench.program(pendulum if online else case.loop, config, options.seeds, () if online else data(options.rows))

@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds under one vmap")
     parser.add_argument("--depth", type=int, default=2, help="hidden layers of all networks")
     parser.add_argument("--actions", type=int, default=10, help="actions that CQL samples from each distribution")
+    parser.add_argument("--order", default="official", help="of our IQL's steps: official, or corl, which values once less")
 
 
 def serve(build: Callable[[Any], Work]) -> None:

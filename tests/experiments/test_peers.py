@@ -57,6 +57,7 @@ def test_ours_beside_ours(script, tmp_path):
         (("sac", "--peers", f"ours={PLACE}", "--rounds", 0), "--rounds must be above 0, got 0"),
         (("sac", "--peers", f"ours={PLACE}", "--threads", 10**6), "--threads 1000000 is more than the"),
         (("iql", "--peers", f"ours={PLACE}", "--seeds", 2), "--seeds is for sac"),
+        (("cql", "--peers", f"ours={PLACE}", "--order", "corl"), "--order is one of official, corl, and for iql, got corl"),
     ],
 )
 def test_refuses_with_one_sentence(args, sentence):
