@@ -66,7 +66,7 @@ def test_refuses_with_one_sentence(args, sentence):
 
 
 def test_a_peer_that_fails_is_told(script):
-    options = script.argparse.Namespace(**dict.fromkeys(script.SIZES, 1))
+    options = script.argparse.Namespace(**dict.fromkeys(script.SIZES, 1), order="official")
     with script.started(script.Peer("sbx", sys.executable), "iql", options) as found:
         with pytest.raises(script.Failed, match="of SBX only sac with one seed is measured"):
             script.answer(found)
