@@ -33,10 +33,11 @@ def script():
 
 def test_ours_beside_ours(script, tmp_path):
     sizes = ("--rows", 300, "--depth", 1, "--rounds", 2, "--seconds", 0.01)
-    done = compare("td3_bc", "--peers", f"ours={PLACE}", *sizes, "--json", tmp_path / "found.json")
+    done = compare("iql", "--peers", f"ours={PLACE}", *sizes, "--order", "corl", "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["format"] == script.FORMAT and found["agent"] == "td3_bc" and found["settings"]["depth"] == 1
+    assert found["format"] == script.FORMAT and found["agent"] == "iql"
+    assert found["settings"]["depth"] == 1 and found["settings"]["order"] == "corl"
     for row in (found["reference"], *found["rows"]):
         assert len(row["rates"]) == len(row["cpu_rates"]) == 2 and min(row["rates"] + row["cpu_rates"]) > 0
         assert row["versions"]["jax"] and row["versions"]["commit"]
