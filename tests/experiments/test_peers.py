@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rljax.agents import iql
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "peers"
 PLACE = f"{sys.executable}:{SCRIPTS}"
 
@@ -64,6 +66,19 @@ def test_ours_beside_ours(script, tmp_path):
 def test_refuses_with_one_sentence(args, sentence):
     done = compare(*args)
     assert done.returncode == 1 and sentence in done.stderr and len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+@pytest.mark.parametrize("order", ["official", "corl"])
+def test_our_iql_steps_in_the_order_asked_for(script, order, monkeypatch):
+    spec = importlib.util.spec_from_file_location("ours", SCRIPTS / "ours.py")
+    ours = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ours)
+    configs = []
+    monkeypatch.setattr(
+        ours.bench, "program", lambda loop, config, *rest: configs.append(config) or script.argparse.Namespace(compiled=0)
+    )
+    ours.build(script.argparse.Namespace(agent="iql", depth=1, seeds=1, rows=300, order=order))
+    assert [config.order for config in configs] == [getattr(iql, order)]
 
 
 def test_a_peer_that_fails_is_told(script):
