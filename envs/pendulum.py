@@ -1,4 +1,7 @@
-"""Pendulum swing-up without dependencies: the dynamics, reward and reset of gymnasium's Pendulum-v1."""
+"""Pendulum swing-up without dependencies: the dynamics, reward and reset of gymnasium's Pendulum-v1.
+
+In ``pendulum/angle`` the velocity is hidden, which takes an agent with a memory.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ class State(NamedTuple):
 
 
 def ids() -> tuple[str, ...]:
-    """The one id, which is empty: the name is ``pendulum``."""
-    return ("",)
+    """``""``, whose name is ``pendulum``, and ``angle``."""
+    return ("", "angle")
 
 
 def defaults(env_id: str) -> dict[str, Any]:
@@ -31,8 +34,22 @@ def defaults(env_id: str) -> dict[str, Any]:
 
 
 def build(env_id: str, num_envs: int, name: str, horizon: int) -> Env:
-    """`Env` with obs float32 [3] (cos, sin, velocity) and action float32 [1], torque within 2 N m; never terminates."""
-    return batch_env(Spec(OBS, ACTION, horizon), reset, step, num_envs, name)
+    """`Env` with obs float32 [3] (cos, sin, velocity) and action float32 [1], torque within 2 N m; never terminates.
+
+    With the id ``angle`` obs are [2], without the velocity.
+    """
+    if not env_id:
+        return batch_env(Spec(OBS, ACTION, horizon), reset, step, num_envs, name)
+
+    def begin(key: jax.Array) -> tuple[State, jax.Array]:
+        state, obs = reset(key)
+        return state, obs[:2]
+
+    def go(state: State, action: jax.Array, key: jax.Array) -> tuple[State, jax.Array, jax.Array, jax.Array]:
+        state, obs, reward, terminated = step(state, action, key)
+        return state, obs[:2], reward, terminated
+
+    return batch_env(Spec(Array((2,), "float32", -1.0, 1.0), ACTION, horizon), begin, go, num_envs, name)
 
 
 def reset(key: jax.Array) -> tuple[State, jax.Array]:

@@ -237,6 +237,7 @@ _CAR = (_mountain_car, (-1.25, -0.6, 0.65, 0.75), 50)
 _MECHANISMS = MappingProxyType(
     {
         "pendulum": _SWING,
+        "pendulum/angle": _SWING,
         "Pendulum-v1": _SWING,
         "CartPole-v1": (_cart_pole, (-2.6, -0.6, 2.6, 1.5), 50),
         "Acrobot-v1": (_acrobot, (-2.2, -2.2, 2.2, 2.2), 100),

@@ -146,6 +146,7 @@ def _entropy_bonus(config: Any, spec: Spec) -> tuple[float, float]:
 REWARDS = MappingProxyType(
     {
         "pendulum": (-16.28, 0.0),  # -(pi^2 + 0.1 * 8^2 + 0.001 * 2^2)
+        "pendulum/angle": (-16.28, 0.0),
         "maze/open": (0.0, 1.0),
         "maze/umaze": (0.0, 1.0),
         "maze/medium": (0.0, 1.0),

@@ -11,7 +11,7 @@ from rljax.experiments.presets import Preset, task
 def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for the environment named ``env``; there are no data sets for this agent."""
     match task(env):
-        case "pendulum" | "gymnax/Pendulum-v1":
+        case "pendulum" | "pendulum/angle" | "gymnax/Pendulum-v1":
             # Small networks and a larger step: tuned on seeds 100-104 for 20 000 env steps.
             small = Config(
                 actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, actor_width=64, critic_width=64, batch_size=128, warmup=1_000

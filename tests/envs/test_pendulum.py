@@ -51,3 +51,22 @@ def test_ends_by_time_alone_and_starts_anywhere():
     assert not steps.terminated.any()
     assert (np.asarray(steps.truncated).nonzero()[0] == 199).all() and steps.truncated.sum() == 512
     assert not np.any(np.all(steps.obs[199] == steps.next_obs[199], -1))
+
+
+def test_the_velocity_can_be_hidden():
+    """The same episode, of which less is seen."""
+    seen, hidden = envs.make("pendulum", 4), envs.make("pendulum/angle", 4)
+    envs.check(hidden)
+    keys = jax.random.split(jax.random.key(0), 20)
+
+    def play(env):
+        def body(state, key):
+            return env.step(state, jax.random.uniform(key, (4, 1), minval=-1.0), key)
+
+        state, obs = env.reset(jax.random.key(1))
+        return obs, jax.lax.scan(body, state, keys)[1]
+
+    (obs, steps), (less, fewer) = (jax.jit(lambda env=env: play(env))() for env in (seen, hidden))
+    np.testing.assert_array_equal(less, obs[:, :2])
+    np.testing.assert_array_equal(fewer.next_obs, steps.next_obs[..., :2])
+    np.testing.assert_array_equal(fewer.reward, steps.reward)
