@@ -399,12 +399,11 @@ def data(args: list[str]) -> int:
     dataset = load(given.file)
     numbers = summary(dataset)
     path = given.out or (None if given.json else Path("data.png"))
+    print(json.dumps(numbers) if given.json else report.dataset_table(numbers), flush=True)
     if path is not None:
         report.save_png(report.dataset_figure(dataset), path)
-    if given.json:
-        print(json.dumps(numbers))
-    else:
-        print(f"{report.dataset_table(numbers)}\npicture in {path}")
+    if not given.json:
+        print(f"picture in {path}")
     return 0
 
 
@@ -414,6 +413,8 @@ def collect(args: list[str]) -> int:
     mix = parse_shares(given.mix) if given.mix else {}
     if given.steps is not None and given.steps < 1:
         raise InputError(f"--steps must be at least 1, got {given.steps}")
+    if not 0 <= given.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {given.seed}")
     keep_programs()
     from rljax.experiments import collect as collecting
     from rljax.experiments import progress
@@ -570,6 +571,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*,?\s*", text):
         raise InputError(f'--seeds must be how many ("4") or which ("3,5,7", or "7," for one), got {text!r}')
     numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    if numbers == (0,) and "," not in text:
+        raise InputError(f'--seeds must be at least 1, got {text!r} ("0," is the seed 0 alone)')
     if "," not in text and numbers[0] > 1_000_000:
         raise InputError(f"--seeds must be at most 1000000, got {text!r}")
     return numbers if "," in text else tuple(range(numbers[0]))
@@ -592,7 +595,8 @@ def parse_shares(text: str) -> dict[str, float]:
         except ValueError:
             shares[name] = -1.0
         if not name or not 0 <= shares[name] <= 1:
-            raise InputError(f"--mix must be names with fractions, such as random=0.95,expert=0.05, got {text!r}")
+            rule = "names with fractions from 0 to 1, such as random=0.95,expert=0.05"
+            raise InputError(f"--mix must be {rule}, got {text!r}")
     return shares
 
 

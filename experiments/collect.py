@@ -93,7 +93,8 @@ def _load(name: str, run: str | Path | None, env: Env, needed: bool) -> Result |
     result = load(run)
     spec = result.setup.spec
     if (spec.obs.shape, spec.action) != (env.spec.obs.shape, env.spec.action):
-        raise InputError(f"{run} was trained on other spaces than those of {env.name}")
+        trained = "an environment of your own" if result.setup.env is None else result.setup.env.name
+        raise InputError(f"{run} was trained on {trained}, whose observations or actions are not those of {env.name}")
     return result
 
 

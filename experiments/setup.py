@@ -480,8 +480,9 @@ def _rewarded(setup: Setup, reward: Reward | None) -> Setup:
     """``setup`` with these rewards, or those of the run that it goes on from."""
     if reward is None:
         reward = setup.origin.setup.reward if setup.origin else Reward()
-    if not np.isfinite([x for x in asdict(reward).values() if x is not None]).all():
-        raise InputError(f"the scale, bias and failure of rewards must be finite, got {reward}")
+    for name, x in asdict(reward).items():
+        if x is not None and not abs(x) <= float(np.finfo(np.float32).max):
+            raise InputError(f"the {name} of rewards must be finite, and what float32 can hold, got {x}")
     return replace(setup, reward=reward)
 
 

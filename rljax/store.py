@@ -68,6 +68,8 @@ def read_json(path: Path) -> Any:
         return json.loads(_text(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: {path.parent} is not a run folder") from None
+    except NotADirectoryError:
+        raise InputError(f"{path.parent} is a file, not a run folder") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it, or start anew with --fresh") from None
 

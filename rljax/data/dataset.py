@@ -126,6 +126,8 @@ def spec_of(dataset: Dataset, low: float | None = None, high: float | None = Non
     """
     obs, action = dataset.transition.obs, dataset.transition.action
     if low is not None and high is not None:
+        if action.dtype.kind == "i":
+            raise InputError(f"{dataset.info.name} has discrete actions: leave out --action-low and --action-high")
         if not -np.inf < low < high < np.inf:
             raise InputError(f"the lower bound of actions must be below the upper one, and both finite, got {low} and {high}")
         space: Space | None = Array(action.shape[1:], "float32", float(low), float(high))
@@ -135,7 +137,8 @@ def spec_of(dataset: Dataset, low: float | None = None, high: float | None = Non
         space = Discrete(int(action.max()) + 1)
     if space is None:
         raise InputError(
-            f"{dataset.info.name} does not say its actions' bounds: give the environment, or --action-low and --action-high"
+            f"{dataset.info.name} does not say its actions' bounds: give --action-low and --action-high, "
+            "or an environment to evaluate in"
         )
     return Spec(Array(obs.shape[1:], str(obs.dtype)), space, int(dataset.length.max()))
 
@@ -205,6 +208,21 @@ def digest(dataset: Dataset) -> str:
         sha.update(f"{x.dtype}{x.shape}".encode())
         sha.update(np.ascontiguousarray(x).data)
     return sha.hexdigest()[:16]
+
+
+def whole(action: np.ndarray, where: str) -> np.ndarray:
+    """Discrete actions [N] as int32.
+
+    Raises:
+        InputError: if one is not a whole number that int32 holds.
+    """
+    with np.errstate(invalid="ignore"):
+        found = action.astype(np.int32)
+    wrong = found != action
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{where} is {action[row]} in row {row}: discrete actions must be whole numbers of 32 bits")
+    return found
 
 
 def _observations(obs: np.ndarray) -> np.ndarray:

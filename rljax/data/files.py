@@ -18,11 +18,15 @@ import numpy as np
 
 from rljax.base import Array, Discrete, InputError, Space
 from rljax.data import scores, with_minari
-from rljax.data.dataset import Dataset, Info, Steps, from_steps
+from rljax.data.dataset import Dataset, Info, Steps, from_steps, whole
 
 Arrays = dict[str, np.ndarray]
 
 FORMATS = "D4RL (.hdf5), d3rlpy (.h5), Minari (a folder), OGBench (.npz), or files written by rljax"
+WITHOUT_TASK = (
+    "if it is OGBench's, they come with a task: let ogbench.make_env_and_datasets load a name with singletask, "
+    "and keep the arrays that it gives with numpy.savez"
+)
 STEP_KEYS = ("observations", "actions", "rewards", "terminals")
 LARGE = 2**29  # bytes of an array that are read however small they are in the file
 DENSE = 200  # times smaller than in memory that a larger array may be there
@@ -67,9 +71,13 @@ def load(source: str | Path) -> Dataset:
 
 def find(source: str | Path) -> Path:
     """The path that ``source`` names: itself, or a downloaded data set of that name."""
-    path, name = Path(source), str(source)
+    if not str(source):
+        raise InputError("the name of the data set is empty")
+    path, name = Path(source).expanduser(), str(source)
     if path.exists():
         return path
+    if path.is_absolute():
+        raise InputError(f"there is no data set {path}")
     home = Path.home()
     entry = scores.d4rl().get(name)
     places = [home / ".minari/datasets" / name, home / ".ogbench/data" / f"{name}.npz"]
@@ -134,6 +142,8 @@ def _from_arrays(path: Path, arrays: Arrays, metadata: Any, discrete: bool) -> D
     needed = (*STEP_KEYS, *ends, *(["next_observations"] if name == "rljax" else []))
     for key in needed:
         if key not in arrays:
+            if path.suffix == ".npz" and not {"rewards", "timeouts"} & arrays.keys():
+                raise InputError(f"{path} has no rewards; {WITHOUT_TASK}")
             raise InputError(f"{path} has no key {key!r}; as {name} data it needs {', '.join(needed)}")
     arrays = {key: arrays[key] for key in (*needed, *({"next_observations", "cut_offs"} & arrays.keys() - set(needed)))}
     _check_lengths(path, arrays)
@@ -167,11 +177,13 @@ def _from_minari(path: Path, file: h5py.File) -> Dataset:
     episodes = [_minari_episode(path, file, number) for number in numbers]
     metadata_path, metadata = path.parent / "metadata.json", {}
     if metadata_path.exists():
-        with contextlib.suppress(ValueError):
-            metadata = json.loads(metadata_path.read_text())
+        try:
+            metadata = dict(json.loads(metadata_path.read_text()))
+        except (ValueError, TypeError):
+            raise InputError(f"{metadata_path} is damaged: it must be one JSON object") from None
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     info = Info(
-        name=metadata.get("dataset_id") or path.parent.name,
+        name=metadata.get("dataset_id") or (path.parent.parent if path.parent.name == "data" else path.parent).name,
         format="Minari",
         action=_space(metadata.get("action_space")),
         reference=None if low is None or high is None else (float(low), float(high)),
@@ -255,6 +267,8 @@ def _numbers(path: Path, key: str, x: np.ndarray) -> np.ndarray:
     """``x`` if it holds finite numbers."""
     if x.dtype.kind not in "biuf":
         raise InputError(f"{path}: {key!r} holds {x.dtype}, not numbers")
+    if len(x) and not x.size:
+        raise InputError(f"{path}: {key!r} has rows without numbers, shape {x.shape}")
     if x.dtype.kind != "f":
         return x
     with np.errstate(over="ignore"):
@@ -283,7 +297,7 @@ def _actions(path: Path, action: np.ndarray, discrete: bool) -> np.ndarray:
     if action.dtype.kind in "iub" or discrete:
         if action.size != len(action):
             raise InputError(f"{path}: integer actions must be one number in each row, they have shape {action.shape[1:]}")
-        return action.reshape(len(action)).astype(np.int32)
+        return whole(action.reshape(len(action)), f"{path}: 'actions'")
     return action.reshape(len(action), -1).astype(np.float32)
 
 
@@ -296,7 +310,7 @@ def _check_lengths(path: Path, arrays: Arrays, where: str = "") -> None:
         if len(x) != len(arrays[first]):
             raise InputError(f"{path}: {where + key!r} has {len(x)} rows, {where + first!r} has {len(arrays[first])}")
     if not len(arrays[first]):
-        raise InputError(f"{path} holds no steps: {where + first!r} has no rows")
+        raise InputError(f"{path}: {where + first!r} has no rows")
     if "rewards" in arrays and arrays["rewards"].size != len(arrays["rewards"]):
         raise InputError(f"{path}: {where}rewards must be one number in each row, shape is {arrays['rewards'].shape[1:]}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rljax.base import Array, Discrete, InputError, bounds
-from rljax.data.dataset import Dataset, Info, Steps, from_steps
+from rljax.data.dataset import Dataset, Info, Steps, from_steps, whole
 
 
 def read(folder: Path) -> Dataset:
@@ -101,7 +101,11 @@ def _row(tree: Any, i: int) -> Any:
 
 
 def _actions(action: np.ndarray) -> np.ndarray:
-    return action.astype(np.int32) if action.dtype.kind in "iu" else action.reshape(len(action), -1).astype(np.float32)
+    return (
+        whole(action, "an episode's action")
+        if action.dtype.kind in "iu"
+        else action.reshape(len(action), -1).astype(np.float32)
+    )
 
 
 def _space(space: Any) -> Array | Discrete | None:

@@ -179,6 +179,8 @@ BROKEN = {
     "scalar": (lambda a: a.update(rewards=np.float32(3)), "'rewards' is a single number"),
     "other keys": (lambda a: (a.clear(), a.update(x=np.zeros(3))), "has none of the keys"),
     "pairs of integers": (lambda a: a.update(actions=np.zeros((12, 2), int)), "integer actions must be one number"),
+    "huge integers": (lambda a: a.update(actions=at(np.zeros(12), 4, 2**32).astype(np.int64)), "is 4294967296 in row 4"),
+    "no action": (lambda a: a.update(actions=np.zeros((12, 0))), "'actions' has rows without numbers, shape (12, 0)"),
     "successor's shape": (lambda a: a.update(next_observations=np.zeros((12, 5))), "'next_observations' have shape (5,)"),
 }
 
@@ -193,6 +195,13 @@ def test_broken_arrays(write, arrays, name, case):
         data.load(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_without_a_task(write, arrays):
+    """OGBench's own, as they are downloaded."""
+    path = write("x.npz", {key: arrays[key] for key in ("observations", "actions", "terminals")})
+    with pytest.raises(InputError, match="has no rewards; if it is OGBench's, they come with a task"):
+        data.load(path)
 
 
 MINARI = {
@@ -211,6 +220,13 @@ def test_broken_minari(minari, minari_episode, case):
     damage(episode)
     with pytest.raises(InputError, match=re.escape(sentence)):
         data.load(minari([minari_episode(3), episode]))
+
+
+def test_broken_minari_description(minari, minari_episode):
+    folder = minari([minari_episode(3)])
+    (folder / "data" / "metadata.json").write_text("{not json")
+    with pytest.raises(InputError, match="metadata.json is damaged"):
+        data.load(folder)
 
 
 def test_objects_are_never_unpickled(write, arrays, tmp_path):

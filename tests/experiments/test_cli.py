@@ -103,7 +103,8 @@ def test_a_full_disk_is_told(rljax, monkeypatch, error, sentence):
         ("train sac pendulum --num-envs 0", "num_envs must be at least 1"),
         ("train sac pendulum --seeds a", "--seeds must be"),
         ("train sac pendulum --seeds -1", "--seeds must be"),
-        ("train sac pendulum --seeds 0", "seeds must be"),
+        ("train sac pendulum --seeds 0", "--seeds must be at least 1, got '0'"),
+        ("collect pendulum --kinds random --seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("train sac pendulum --seeds 1000001", "--seeds must be at most 1000000, got '1000001'"),
         ("train sac pendulum --seeds 1,1", "seeds must be"),
         ("train sac pendulum --frobnicate 3", "--frobnicate"),
@@ -314,6 +315,7 @@ def test_offline_run_without_a_simulator(rljax, recorded, env):
         ("--eval none --action-low -2", "give both --action-low and --action-high"),
         ("--eval none --action-low -1 --action-high 1", "lies outside the bounds"),
         ("--sampling best", "sampling must be uniform"),
+        ("--reward-scale 1e39", "the scale of rewards must be finite, and what float32 can hold, got 1e+39"),
     ],
 )
 def test_bad_offline_input(rljax, recorded, options, sentence):

@@ -118,7 +118,7 @@ def test_refusals(changes, sentence):
 
 
 def test_a_run_on_another_env_is_refused(run):
-    with pytest.raises(InputError, match="was trained on other spaces"):
+    with pytest.raises(InputError, match="whose observations or actions are not those of"):
         collect(envs.make("brax/hopper"), run, kinds=["expert"])
 
 
