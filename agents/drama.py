@@ -8,11 +8,13 @@ Deviations, each with the official code's behaviour as a function that can be pa
 (``returns``; the official one has that of the state itself); the reward of each imagined action (``credit``; official: of the
 action before); the current observation is encoded, for acting and where imagination begins (``latent``; official: the prior's
 guess); episodes reset the state within sequences (``boundaries``; official: they do not). Further: RMSNorm instead of
-BatchNorm; steps after an imagined end do not count; an update may come every ``every`` env steps only.
+BatchNorm, and observations less their mean; steps after an imagined end do not count; an update may come every ``every`` env
+steps only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ import jax
 from rljax import loops, nets, normalize, replay
 from rljax import world_model as wm
 from rljax.actor_critic import Metrics
-from rljax.base import Agent, Batch, Discrete, Spec, Transition
+from rljax.base import Agent, Array, Batch, Discrete, Spec, Transition
 from rljax.config import check_ranges, choice, config, leaf, static
 from rljax.optim import Model, descend, laprop, model
 from rljax.world_model import behaviour, imagination
@@ -68,11 +70,12 @@ class Config:
 
 
 class State(NamedTuple):
-    """The world model, actor and critic, and the scaling of observations."""
+    """The world model, actor and critic, the scaling of observations, and the mean of what the encoder reads of them."""
 
     model: Model
     behaviour: behaviour.Behaviour
     stats: normalize.Stats
+    centre: normalize.Stats
 
 
 class Networks(NamedTuple):
@@ -88,9 +91,9 @@ def check(config: Config, spec: Spec) -> None:
     check_ranges(config)
 
 
-def networks(config: Config, shape: tuple[int, ...], num: int, continuous: bool) -> Networks:
+def networks(config: Config, shape: tuple[int, ...], num: int, continuous: bool, centre: jax.Array | float = 0.0) -> Networks:
     """The networks for observations of ``shape`` and ``num`` actions, or dimensions of ``continuous`` ones."""
-    model = wm.Networks(config.size, shape, None if config.precision == "full" else config.precision)
+    model = wm.Networks(config.size, shape, None if config.precision == "full" else config.precision, centre)
     return Networks(model, behaviour.heads(config.size, num, continuous), num)
 
 
@@ -103,6 +106,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
         model=model(of_model, wm.init(config.size, spec, key_model)),
         behaviour=behaviour.init(config.size, net.heads, of_behaviour, key_behaviour),
         stats=normalize.init(spec.obs),
+        centre=normalize.init(Array((math.prod(spec.obs.shape),))),
     )
 
 
@@ -131,6 +135,7 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
     key_model, key_dream = jax.random.split(key)
     net = _bound(config, state, batch.transition.obs.shape[2:])
     state, model_metrics = learn_model(config, net, state, batch.transition, key_model)
+    net = _bound(config, state, batch.transition.obs.shape[2:])  # with the new mean
     dream = imagine(config, net, state, batch.extras, key_dream)
     behaved, metrics = behaviour.learn(config, net.heads, state.behaviour, _optimizers(config)[1], dream)
     return state._replace(behaviour=behaved), model_metrics | metrics
@@ -139,7 +144,8 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
 def learn_model(config: Config, net: Networks, state: State, t: Transition, key: jax.Array) -> tuple[State, Metrics]:
     """``(state, metrics)`` after a step of the world model on transitions [B, L, ...]."""
     t, first = _ready(config, net, state, t)
-    loss = partial(wm.loss, config, net.model, batch=t, first=first, key=key)
+    state = state._replace(centre=normalize.running(state.centre, wm.flat(t.obs, net.model.shape)))
+    loss = partial(wm.loss, config, net.model.clone(centre=state.centre.mean), batch=t, first=first, key=key)
     learned, metrics = descend(_optimizers(config)[0], loss, state.model)
     return state._replace(model=learned), metrics
 
@@ -180,7 +186,8 @@ def _bound(config: Config, state: State, shape: tuple[int, ...]) -> Networks:
     """The networks for observations of ``shape``, read off the parameters."""
     params = state.model.params.networks["params"]
     num = params["stem"]["kernel"].shape[0] - config.size.latent
-    return networks(config, shape, num, nets.outputs({"params": state.behaviour.actor.params["params"]["mlp"]}) != num)
+    continuous = nets.outputs({"params": state.behaviour.actor.params["params"]["mlp"]}) != num
+    return networks(config, shape, num, continuous, state.centre.mean)
 
 
 def _ready(config: Config, net: Networks, state: State, t: Transition) -> tuple[Transition, jax.Array]:

@@ -1,9 +1,9 @@
 """What a world model of size xs predicts of MinAtar's Breakout, 15 steps ahead: ``python benchmarks/open_loop.py OUT``.
 
-A model learns from 50 000 steps of the random policy; so does one whose actions were shuffled. On other episodes each sees five
-steps, and then only the actions. OUT (.jsonl) gets, for each seed, model and number of steps ahead, the squared error of the
-frame summed over pixels, and the area under the ROC curve of the predicted reward for "a reward came", beside the error of the
-last frame seen. Windows end with their episode.
+A model learns from 50 000 steps of the random policy, with the preset; so does one whose actions were shuffled. On other
+episodes each sees five steps, and then only the actions. OUT (.jsonl) gets, for each seed, model and number of steps ahead, the
+squared error of the frame summed over pixels, and the area under the ROC curve of the predicted reward for "a reward came",
+beside the error of the last frame seen. Windows end with their episode.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from rljax import envs, loops, optim, replay
 from rljax import world_model as wm
 from rljax.agents import drama
 from rljax.base import Env, Transition
+from rljax.experiments import presets
 from rljax.world_model.imagination import reset
 
-CONFIG = drama.Config(batch_size=16, length=32)
-STEPS, UPDATES, SEEN, AHEAD, WINDOWS, NUM_ENVS = 50_000, 10_000, 5, 15, 4_000, 10
+NAME = "gymnax/Breakout-MinAtar"
+CONFIG = presets.find("drama", NAME).config
+STEPS, UPDATES, SEEN, AHEAD, WINDOWS, NUM_ENVS = 50_000, 5_000, 5, 15, 4_000, 10
 
 
 def play(env: Env, key: jax.Array, steps: int) -> Transition:
@@ -42,7 +44,7 @@ def play(env: Env, key: jax.Array, steps: int) -> Transition:
 
 def train(net: wm.Networks, num: int, ring: Transition, params: wm.Params, key: jax.Array) -> wm.Params:
     """The model after UPDATES steps on sequences of ``ring``."""
-    optimizer = optim.laprop(4e-4, 1_000, 1_000)
+    optimizer = optim.laprop(CONFIG.model_lr, CONFIG.rise, CONFIG.model_norm)
     scores = jnp.zeros(ring.reward.shape)
 
     def update(model: optim.Model, key: jax.Array) -> tuple[optim.Model, jax.Array]:
@@ -95,13 +97,14 @@ def rows(name: str, frames: Any, rewards: Any, t: Transition, there: np.ndarray)
 def main() -> None:
     """Five seeds."""
     out = Path(sys.argv[1])
-    env = envs.make("gymnax/Breakout-MinAtar", NUM_ENVS)
+    env = envs.make(NAME, NUM_ENVS)
     assert isinstance(env, Env)
     num = wm.action_size(env.spec.action)
-    net = wm.Networks(CONFIG.size, env.spec.obs.shape)
+    shape = env.spec.obs.shape
     for seed in range(5):
         keys = jax.random.split(jax.random.key(seed), 7)
         learned, tested = play(env, keys[0], STEPS), play(env, keys[1], STEPS)
+        net = wm.Networks(CONFIG.size, shape, centre=wm.flat(learned.obs.astype(float), shape).mean(0))
         shuffled = jax.random.permutation(keys[2], learned.action.reshape(-1)).reshape(learned.action.shape)
         t, there = windows(tested, keys[3])
         last = jnp.broadcast_to(t.obs[:, SEEN - 1 : SEEN], t.obs[:, SEEN:].shape)

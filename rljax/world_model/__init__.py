@@ -8,7 +8,8 @@ reconstruction of o_t. h is 0 where an episode begins.
 `networks` has sizes and networks, `model` what is learned, the loss, and single steps, `imagination` dreams, and a model as
 an environment, `behaviour` actor and critic that learn from dreams.
 
-Deviations: RMSNorm instead of BatchNorm in encoder and decoder, so that imagination and training see the same network;
+Deviations: RMSNorm instead of BatchNorm in encoder and decoder, so that imagination and training see the same network, and the
+encoder reads observations less their mean (`Networks.centre`), without which what never changes drowns what does;
 episodes that end within a sequence reset the state, and nothing is predicted across them; all but images is encoded as its
 symmetric logarithm by an MLP, and small images by one as they are.
 
@@ -35,7 +36,7 @@ from rljax.world_model.model import (
     sample,
     step,
 )
-from rljax.world_model.networks import DRAMA, MLP, REWARDS, SIZES, XS, Actor, Networks, S, Size
+from rljax.world_model.networks import DRAMA, MLP, REWARDS, SIZES, XS, Actor, Networks, S, Size, flat
 
 __all__ = [
     "DRAMA",
@@ -57,6 +58,7 @@ __all__ = [
     "dream",
     "encode_action",
     "features",
+    "flat",
     "foresee",
     "forget",
     "imagine",

@@ -109,6 +109,7 @@ class Networks(nn.Module):
     size: Size
     shape: tuple[int, ...]
     dtype: Any = None
+    centre: Any = 0.0  # what the encoder sees observations less of: their mean, flat
 
     def setup(self) -> None:
         """The parts; images are halved until they have at most five pixels along their shorter side."""
@@ -140,8 +141,9 @@ class Networks(nn.Module):
     def encode(self, obs: jax.Array) -> jax.Array:
         """Logits of the posterior."""
         lead = obs.shape[: obs.ndim - len(self.shape)]
-        x = obs.reshape(-1, *self.shape) if self.images else symlog(obs.reshape(-1, math.prod(self.shape)))
+        x = flat(obs, self.shape) - self.centre
         if self.convolves:
+            x = x.reshape(-1, *self.shape)
             for conv, norm, side in zip(self.down, self.down_norms, self.sides[1:], strict=True):
                 x = nn.silu(norm(conv(x, side)))
         x = x.reshape(*lead, -1)
@@ -215,6 +217,12 @@ def _dense(units: int, dtype: Any, kernel: Callable = _lecun, name: str | None =
 
 def _norm(dtype: Any) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=1e-5, dtype=dtype, param_dtype=jnp.result_type(float))
+
+
+def flat(obs: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Observations [..., *shape] as the encoder reads them, [n, numbers]: images as they are, and the symlog of vectors."""
+    x = obs.reshape(-1, math.prod(shape))
+    return x if len(shape) == 3 else symlog(x)
 
 
 def _sides(shape: tuple[int, ...]) -> list[tuple[int, int]]:

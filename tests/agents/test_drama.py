@@ -60,6 +60,26 @@ def test_lambda_returns_against_a_loop():
         np.testing.assert_allclose(found, expected[::-1], rtol=1e-5, atol=1e-6)
 
 
+def test_the_encoder_reads_observations_less_their_mean():
+    """The mean is that of all sequences learned from, and of nothing else; dreams of the same update begin with it."""
+    state, t = state_of(CONFIG), rows(4, 6)
+    other = t._replace(obs=t.obs + 3)
+    learn = jax.jit(lambda s, t: drama.learn_model(CONFIG, drama._bound(CONFIG, s, (3,)), s, t, jax.random.key(0))[0])
+    after = learn(learn(state, t), other)
+    seen = np.concatenate([np.asarray(x.obs).reshape(-1, 3) for x in (t, other)])
+    mean = (np.sign(seen) * np.log1p(np.abs(seen))).mean(0)
+    np.testing.assert_allclose(after.centre.mean, mean, rtol=1e-5, atol=1e-6)
+    bound = drama._bound(CONFIG, after, (3,)).model
+    logits = bound.apply(after.model.params.networks, t.obs[0], method="encode")
+    plain = wm.Networks(TINY, (3,)).apply(after.model.params.networks, t.obs[0], method="encode")
+    assert not np.allclose(logits, plain)
+    images = jax.random.uniform(jax.random.key(1), (5, 10, 10, 2))
+    net = wm.Networks(TINY, (10, 10, 2))
+    params = net.init(jax.random.key(2), images, jnp.zeros((5, 4)))
+    shifted = net.clone(centre=jnp.full(200, 0.25)).apply(params, images + 0.25, method="encode")
+    np.testing.assert_allclose(shifted, net.apply(params, images, method="encode"), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("end", [None, 1, 2], ids=["one episode", "an end within", "an end before the last"])
 def test_imagination_begins_where_acting_is(end):
     """The first h of a dream is the memory of an agent that has acted through the same context, and forgot at its end."""
