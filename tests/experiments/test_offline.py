@@ -272,7 +272,7 @@ def test_sampling_is_refused_without_data():
         ({"env": None}, "does not say its actions' bounds"),
         ({"env": None, "action_bounds": (2.0, -2.0)}, "the lower bound of actions must be below the upper one"),
         ({"env": None, "action_bounds": (-2.0, float("nan"))}, "and both finite, got -2.0 and nan"),
-        ({"reward": Reward(float("nan"))}, "the scale, bias and failure of rewards must be finite"),
+        ({"reward": Reward(float("nan"))}, "the scale of rewards must be finite"),
         ({"sampling": "aw"}, "sampling must be uniform, rw:TEMPERATURE"),
         ({"sampling": "rw:inf"}, "sampling must be uniform, rw:TEMPERATURE"),
         ({"dataset": 3}, "data must be a data set, a path or a name, got int"),
