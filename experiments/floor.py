@@ -160,9 +160,9 @@ def drama_imagination(config: Any, spec: Spec) -> tuple[Stage, ...]:
 def drama_behaviour(config: Any, spec: Spec) -> tuple[Stage, ...]:
     """Products of the steps of actor and critic."""
     sizes, rows = _model_sizes(config.size, spec), config.ahead * config.starts
-    step = network(sizes["critic"], rows + config.starts) + network((REWARDS.size, 1), rows + config.starts)
+    step = network(sizes["critic"], rows + config.starts, weights=True) + network((REWARDS.size, 1), rows + config.starts)
     step += network(sizes["critic"], rows) + network((REWARDS.size, 1), rows)
-    step += network(sizes["actor"], rows, weights=True) + network(sizes["critic"], rows, weights=True)
+    step += network(sizes["actor"], rows, weights=True)
     return ((1, step),)
 
 

@@ -73,9 +73,16 @@ def learn(
     ended, seen = config.credit(dream.ended), dream.features[:-1]
     alive = jnp.cumprod(jnp.concatenate([jnp.ones_like(ended[:1]), ~ended[:-1]]).astype(float), 0)
     weight = alive / alive.sum()
-    value = REWARDS.value(net.critic.apply(behaviour.critic.params, dream.features))
     slow = REWARDS.value(net.critic.apply(behaviour.slow, seen))
-    returns = config.returns(config.credit(dream.reward), ended, value, config.discount, config.decay)
+
+    def critic_loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Metrics]]:
+        out = net.critic.apply(params, dream.features)
+        value = jax.lax.stop_gradient(REWARDS.value(out))
+        returns = config.returns(config.credit(dream.reward), ended, value, config.discount, config.decay)
+        loss, anchor = ((weight * REWARDS.loss(out[:-1], target)).sum() for target in (returns, slow))
+        return loss + anchor, (value, returns, {"critic/loss": loss, "critic/v": (weight * value[:-1]).sum()})
+
+    critic, (value, returns, critic_metrics) = descend(optimizer, critic_loss, behaviour.critic)
     low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
     scale = config.scale_decay * behaviour.scale + (1 - config.scale_decay) * (high - low)
     advantage = (returns - value[:-1]) / jnp.maximum(scale, 1.0)
@@ -87,13 +94,7 @@ def learn(
         loss = -(weight * net.policy.log_prob(out, dream.action) * advantage).sum()
         return loss - config.entropy * entropy, {"actor/loss": loss, "actor/entropy": entropy}
 
-    def critic_loss(params: PyTree) -> tuple[jax.Array, Metrics]:
-        out = net.critic.apply(params, dream.features)[:-1]  # as for `value`, so that it is computed once
-        loss, anchor = ((weight * REWARDS.loss(out, target)).sum() for target in (returns, slow))
-        return loss + anchor, {"critic/loss": loss, "critic/v": (weight * value[:-1]).sum()}
-
     actor, actor_metrics = descend(optimizer, actor_loss, behaviour.actor)
-    critic, critic_metrics = descend(optimizer, critic_loss, behaviour.critic)
     metrics = {"dream/reward": dream.reward[1:].mean(), "dream/alive": alive.mean(), "dream/range": scale}
     learned = Behaviour(actor, critic, polyak(behaviour.slow, critic.params, config.tau), stats, scale)
     return learned, actor_metrics | critic_metrics | metrics
