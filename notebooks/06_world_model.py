@@ -59,18 +59,18 @@ imagination.strip(result, 0, jax.random.key(1))
 
 # %%
 agent, state = result.agent(0)
-net = wm.Networks(config.size, env.spec.obs.shape)
+net = drama.networks(config, env.spec.obs.shape, env.spec.action.n, False, state.centre.mean)
 params = state.model.params
 
 
 def start(key):
     _, obs = env.reset(key)
     memory = wm.begin(config.size, 1)
-    logits = net.apply(params.networks, normalize.apply(state.stats, obs), method="encode")
+    logits = net.model.apply(params.networks, normalize.apply(state.stats, obs), method="encode")
     return wm.most_probable(logits)[0], jax.tree.map(lambda x: x[0], memory)
 
 
-imagined = wm.as_env(net, params, env.spec, start, num_envs=256)
+imagined = wm.as_env(net.model, params, env.spec, start, num_envs=256)
 imagined.spec.obs
 
 # %% [markdown]
@@ -80,9 +80,8 @@ imagined.spec.obs
 # %%
 def policy(state, memory, features):
     learned = state.behaviour
-    bound = drama.networks(config, env.spec.obs.shape, env.spec.action.n, False)
-    out = drama.behaviour.actions(bound.heads, learned.actor.params, learned.features, features)
-    return bound.heads.policy.mode(out), memory
+    out = drama.behaviour.actions(net.heads, learned.actor.params, learned.features, features)
+    return net.heads.policy.mode(out), memory
 
 
 dreamer = agent._replace(memory=lambda n: (), mode=policy)
