@@ -61,7 +61,7 @@ def test_lambda_returns_against_a_loop():
 
 
 def test_the_encoder_reads_observations_less_their_mean():
-    """The mean is that of all sequences learned from, and of nothing else; dreams of the same update begin with it."""
+    """The mean is that of all sequences learned from, and of nothing else."""
     state, t = state_of(CONFIG), rows(4, 6)
     other = t._replace(obs=t.obs + 3)
     learn = jax.jit(lambda s, t: drama.learn_model(CONFIG, drama._bound(CONFIG, s, (3,)), s, t, jax.random.key(0))[0])

@@ -197,6 +197,22 @@ def test_broken_arrays(write, arrays, name, case):
     assert "\n" not in str(error.value)
 
 
+def test_names_that_are_no_files(tmp_path, write, arrays, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("x.npz", arrays)
+    assert len(data.load("~/x.npz").episode)
+    with pytest.raises(InputError, match="the name of the data set is empty"):
+        data.load("")
+    with pytest.raises(InputError, match="there is no data set /nowhere/x$"):
+        data.load("/nowhere/x")
+
+
+def test_bounds_are_not_for_discrete_actions(write, arrays):
+    discrete = data.load(write("x.npz", arrays | {"actions": np.arange(12) % 3}))
+    with pytest.raises(InputError, match="has discrete actions: leave out --action-low and --action-high"):
+        data.spec_of(discrete, 0.0, 2.0)
+
+
 def test_files_without_a_task(write, arrays):
     """OGBench's own, as they are downloaded."""
     path = write("x.npz", {key: arrays[key] for key in ("observations", "actions", "terminals")})
