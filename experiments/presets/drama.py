@@ -23,11 +23,11 @@ def preset(env: str, data: Dataset | None = None) -> Preset:
     """The preset for the environment named ``env``; there are no data sets for this agent."""
     if env.startswith("ale/"):
         return Preset(Config(size=wm.DRAMA), steps=100_000, eval_every=10_000)
-    steps: dict[str, Any] = {"model_lr": 2e-3, "lr": 3e-4, "rise": 200.0, "entropy": 0.01, "free_bits": 0.1}
-    small = Config(**steps, batch_size=8, length=32, starts=32, every=4, warmup=1_024)
+    steps: dict[str, Any] = {"model_lr": 2e-3, "lr": 3e-4, "rise": 200.0, "entropy": 0.03, "free_bits": 0.1}
+    small = Config(**steps, batch_size=8, length=32, starts=32, ahead=32, every=4, warmup=1_024)
     if task(env) == "recall":
         size = override(wm.XS, {"groups": 8, "classes": 8, "head": 16, "decays": ssm.long})
         steps = {"model_lr": 3e-3, "lr": 5e-4, "entropy": 0.1, "free_bits": 1.0}
-        recall = override(small, steps | {"size": size, "length": 128, "context": 64})
+        recall = override(small, steps | {"size": size, "length": 128, "context": 64, "ahead": 16})
         return Preset(recall, steps=20_000, eval_every=2_000, eval_episodes=100)
     return Preset(small, steps=100_000, eval_every=10_000)

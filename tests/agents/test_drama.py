@@ -161,6 +161,31 @@ def test_nothing_is_learned_after_an_imagined_end():
     assert earlier[1]["critic/loss"] == a[1]["critic/loss"]
 
 
+@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+def test_it_learns_what_a_feature_says(continuous):
+    """Among random features one tells what to do, in dreams whose rewards are of the action alone."""
+    config = drama.Config(lr=1e-3, rise=100.0, discount=0.5)
+    size = override(wm.XS, {"groups": 4, "classes": 4, "width": 16, "actor_width": 32, "critic_width": 32})
+    net = behaviour.heads(size, 1 if continuous else 3, continuous)
+    optimizer = drama._optimizers(config)[1]
+    wanted = jnp.array([-0.6, 0.6]) if continuous else jnp.array([0, 2])
+
+    def update(state, key):
+        keys = jax.random.split(key, 3)
+        which = jax.random.randint(keys[0], (4, 64), 0, 2)
+        features = jax.random.normal(keys[1], (4, 64, size.latent + size.width)).at[..., 0].set(2 * which - 1)
+        action = net.policy.sample(behaviour.actions(net, state.actor.params, state.features, features[:-1]), keys[2])
+        best = wanted[which[:-1]]
+        reward = -3 * (jnp.square(action[..., 0] - best) if continuous else (action != best))
+        dream = wm.Dream(features, action, jnp.concatenate([jnp.zeros((1, 64)), reward]), jnp.zeros((4, 64), bool))
+        return behaviour.learn(config, net, state, optimizer, dream)[0], reward.mean()
+
+    begin = behaviour.init(size, net, optimizer, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 600)
+    reward = np.asarray(jax.jit(lambda begin: jax.lax.scan(update, begin, keys))(begin)[1])
+    assert reward[:10].mean() < -1 and reward[-100:].mean() > -0.2, (reward[:10].mean(), reward[-100:].mean())
+
+
 OFFICIAL = {"returns": "official", "credit": "arrival", "latent": "prior", "boundaries": "cross"}
 
 
