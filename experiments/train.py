@@ -272,8 +272,8 @@ def load_ring(out: str | Path) -> tuple[Setup, PyTree, int]:
     out = Path(out).absolute()
     setup = load(out).setup
     if not setup.replays:
-        source = "episodes that it did not keep" if setup.interacts else "recorded data"
-        raise InputError(f"{out} learned from {source}: it has no replay")
+        kept = "sequences of env steps" if setup.learning is loops.sequences else "episodes that it did not keep"
+        raise InputError(f"{out} learned from {kept if setup.interacts else 'recorded data'}: it has no replay of transitions")
     step, host = store.newest(out, progress.warn) or (0, {})
     rest = store.load(out, step, "loop", _shapes(setup, host["capacity"])._replace(agent=()))
     num_envs = setup.env.num_envs if setup.env else 1

@@ -85,7 +85,7 @@ def test_bad_numbers(changes, num_envs, says):
 
 def test_what_it_cannot_do(whole, tmp_path):
     """A replay of transitions, a data set, fine-tuning, and a policy without memory: one sentence each."""
-    with pytest.raises(InputError, match="has no replay"):
+    with pytest.raises(InputError, match="learned from sequences of env steps: it has no replay of transitions"):
         load_ring(whole)
     with pytest.raises(InputError, match="agent drama cannot go on from a run"):
         prepare(drama, TINY, NAME, start=Start(load(whole)), **COUNTS)
