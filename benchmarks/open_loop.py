@@ -88,7 +88,7 @@ def rows(name: str, frames: Any, rewards: Any, t: Transition, there: np.ndarray)
         if ahead is not None:
             at[:, np.arange(AHEAD) != ahead] = False
         yes, no = np.asarray(rewards)[at & came], np.asarray(rewards)[at & ~came]
-        auc = mannwhitneyu(yes, no).statistic / (len(yes) * len(no)) if len(yes) and len(no) else None
+        auc = float(mannwhitneyu(yes, no).statistic) / (len(yes) * len(no)) if len(yes) and len(no) else None
         counted = {"ahead": "all" if ahead is None else ahead + 1, "windows": int(at.sum()), "rewards": len(yes)}
         found.append({"model": name, **counted, "error": float(error[at].mean()), "auc": auc})
     return found
