@@ -186,6 +186,18 @@ def test_it_learns_what_a_feature_says(continuous):
     assert reward[:10].mean() < -1 and reward[-100:].mean() > -0.2, (reward[:10].mean(), reward[-100:].mean())
 
 
+def test_continuous_actions_are_first_tried_widely():
+    """Deviations are 1 at first, and within 0.1 and 1.65 whatever the actor has learned; means are 0 at first."""
+    actor = behaviour.heads(wm.XS, 2, continuous=True).actor
+    features = jax.random.normal(jax.random.key(0), (64, 5))
+    params = actor.init(jax.random.key(1), features)
+    mean, log_std = actor.apply(params, features)
+    np.testing.assert_allclose(mean, 0, atol=0.05)
+    np.testing.assert_allclose(np.exp(log_std), 1, atol=0.05)
+    _, far = actor.apply(jax.tree.map(lambda x: 1e4 * x, params), features)
+    assert 0.09 < np.exp(far).min() < 0.11 and 1.5 < np.exp(far).max() < 2
+
+
 OFFICIAL = {"returns": "official", "credit": "arrival", "latent": "prior", "boundaries": "cross"}
 
 
