@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import nets, normalize
 from rljax.actor_critic import Metrics, normalized
 from rljax.base import Agent, Array, Batch, Spec, Transition, example, no_memory
 from rljax.config import check_action, check_ranges, config, leaf, static
-from rljax.optim import Model, descend, model
+from rljax.optim import Model, adam, descend, model
 
 
 @config
@@ -50,7 +49,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     """A fresh policy."""
     stats = normalize.init(spec.obs)
     params = _network(config, spec.action.shape[0]).init(key, normalize.apply(stats, example(spec.obs, 1)))
-    return State(model(optax.adam(config.actor_lr), params), stats)
+    return State(model(adam(config.actor_lr), params), stats)
 
 
 def act(config: Config, state: State, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
@@ -76,7 +75,7 @@ def update(config: Config, state: State, batch: Batch, key: jax.Array) -> tuple[
             value = ((net.apply(params, t.obs) - t.action) ** 2).mean()
             return value, {"actor/loss": value}
 
-        actor, metrics = descend(optax.adam(config.actor_lr), loss, state.actor)
+        actor, metrics = descend(adam(config.actor_lr), loss, state.actor)
         return state._replace(actor=actor), metrics
 
     state, metrics = jax.lax.scan(step, state, transitions)

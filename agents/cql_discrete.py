@@ -15,13 +15,12 @@ from typing import NamedTuple
 import distrax
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, normalized
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, model, polyak
+from rljax.optim import Model, adam, descend, model, polyak
 
 
 @config
@@ -74,7 +73,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     stats = normalize.init(spec.obs)
     net = networks(config, spec.action.n)
     critic = nets.init(net.critic, net.head, key, normalize.apply(stats, example(spec.obs, 1)))
-    return State(model(optax.adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats)
+    return State(model(adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats)
 
 
 def act(config: Config, state: State, memory: tuple, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, tuple]:
@@ -119,7 +118,7 @@ def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[S
         gap = (jax.nn.logsumexp(net.head.value(out), -1) - net.head.value(chosen)).mean(-1)
         return td + config.penalty * gap.sum(), metrics | {"critic/gap": gap.mean()}
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 

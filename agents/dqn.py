@@ -18,13 +18,12 @@ from typing import NamedTuple
 import distrax
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import heads, losses, nets, normalize, replay
 from rljax.actor_critic import Metrics
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory, where
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, model, polyak
+from rljax.optim import Model, adam, descend, model, polyak
 
 
 def double(online: jax.Array, target: jax.Array) -> jax.Array:
@@ -108,7 +107,7 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     stats = normalize.init(spec.obs)
     net = networks(config, spec.action.n)
     critic = nets.init(net.critic, net.head, key, normalize.apply(stats, example(spec.obs, 1)))
-    return State(model(optax.adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats, jnp.int32(0))
+    return State(model(adam(config.critic_lr), critic), jax.tree.map(jnp.copy, critic), stats, jnp.int32(0))
 
 
 def epsilon(config: Config, steps: jax.Array) -> jax.Array:
@@ -166,7 +165,7 @@ def _step(config: Config, net: Networks, state: State, x: tuple[Transition, jax.
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(net.head, losses.chosen(net.critic.apply(params, t.obs), t.action), goal)
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     steps = state.steps + 1
     followed = config.targets(config, state.target, critic.params, steps)
     return State(critic, followed, state.stats, steps), metrics

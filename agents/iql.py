@@ -21,7 +21,7 @@ from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Array, Batch, Spec, Transition, example, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, cosine, descend, model, polyak
+from rljax.optim import Model, adam, cosine, descend, model, polyak
 
 
 class State(NamedTuple):
@@ -115,8 +115,8 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     critic = nets.init(net.critic, net.head, key_critic, obs, action)
     return State(
         actor=model(_actor_optimizer(config), net.actor.init(key_actor, obs)),
-        critic=model(optax.adam(config.critic_lr), critic),
-        value=model(optax.adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
+        critic=model(adam(config.critic_lr), critic),
+        value=model(adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
         target=jax.tree.map(jnp.copy, critic),
         stats=stats,
     )
@@ -159,7 +159,7 @@ def _value_step(config: Config, net: Networks, state: State, t: Transition, q: j
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.expectile_loss(config.value_head, net.value.apply(params, t.obs), q, config.expectile)
 
-    value, metrics = descend(optax.adam(config.value_lr), loss, state.value)
+    value, metrics = descend(adam(config.value_lr), loss, state.value)
     return state._replace(value=value), metrics
 
 
@@ -171,7 +171,7 @@ def _critic_step(config: Config, net: Networks, state: State, t: Transition, nex
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(net.head, net.critic.apply(params, t.obs, t.action), target)
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 
@@ -203,4 +203,4 @@ def _policy(config: Config, state: State, obs: jax.Array) -> tuple[jax.Array, ja
 
 
 def _actor_optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.adam(cosine(config.actor_lr, config.actor_decay))
+    return adam(cosine(config.actor_lr, config.actor_decay))

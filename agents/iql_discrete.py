@@ -21,7 +21,7 @@ from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, example, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, model, polyak
+from rljax.optim import Model, adam, descend, model, polyak
 
 
 @config
@@ -79,9 +79,9 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     net, obs = networks(config, spec.action.n), normalize.apply(stats, example(spec.obs, 1))
     critic = nets.init(net.critic, net.head, key_critic, obs)
     return State(
-        actor=model(optax.adam(config.actor_lr), net.actor.init(key_actor, obs)),
-        critic=model(optax.adam(config.critic_lr), critic),
-        value=model(optax.adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
+        actor=model(adam(config.actor_lr), net.actor.init(key_actor, obs)),
+        critic=model(adam(config.critic_lr), critic),
+        value=model(adam(config.value_lr), nets.init(net.value, config.value_head, key_value, obs)),
         target=jax.tree.map(jnp.copy, critic),
         stats=stats,
     )
@@ -136,13 +136,13 @@ def _step(config: Config, net: Networks, state: State, t: Transition) -> tuple[S
         return losses.critic_loss(net.head, chosen(params), target)
 
     q = net.head.value(chosen(state.target)).min(0)
-    value, value_metrics = descend(optax.adam(config.value_lr), value_loss, state.value)
+    value, value_metrics = descend(adam(config.value_lr), value_loss, state.value)
     state = state._replace(value=value)
     weight = jnp.minimum(jnp.exp(config.beta * (q - v(t.obs))), config.max_weight)
-    actor, actor_metrics = descend(optax.adam(config.actor_lr), actor_loss, state.actor)
+    actor, actor_metrics = descend(adam(config.actor_lr), actor_loss, state.actor)
     number = losses.td_target(t.reward, t.terminated, v(t.next_obs), config.discount)
     target = losses.Target(number, number)
-    critic, critic_metrics = descend(optax.adam(config.critic_lr), critic_loss, state.critic)
+    critic, critic_metrics = descend(adam(config.critic_lr), critic_loss, state.critic)
     state = state._replace(actor=actor, critic=critic, target=polyak(state.target, critic.params, config.tau))
     return state, critic_metrics | value_metrics | actor_metrics
 

@@ -18,13 +18,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import actor_critic, heads, normalize, replay
 from rljax.actor_critic import Metrics, State, act, mode, networks
 from rljax.base import Agent, Array, Batch, InputError, Spec, Transition, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, polyak
+from rljax.optim import Model, adam, polyak
 
 
 def persistent(config: Config, state: State) -> State:
@@ -36,7 +35,7 @@ def reset(config: Config, state: State) -> State:
     """The state from which the inner steps start: with fresh optimisers for actor, critics and temperature."""
 
     def fresh(model: Model, lr: jax.Array | float) -> Model:
-        return Model(model.params, optax.adam(lr).init(model.params))
+        return Model(model.params, adam(lr).init(model.params))
 
     actor, critic = fresh(state.actor, config.actor_lr), fresh(state.critic, config.critic_lr)
     return state._replace(actor=actor, critic=critic, alpha=fresh(state.alpha, config.alpha_lr))

@@ -27,7 +27,7 @@ from rljax import heads, loops, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks
 from rljax.base import Agent, Batch, Discrete, InputError, Spec, Transition, example, no_memory
 from rljax.config import check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, linear, model
+from rljax.optim import Model, adam, descend, linear, model
 
 loop = loops.on_policy  # in which it learns
 
@@ -188,4 +188,4 @@ def _bound(config: Config, state: State) -> tuple[nets.Policy, Networks]:
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
     lr = linear(config.lr, config.lr_decay)
-    return optax.chain(optax.clip_by_global_norm(config.max_norm), optax.adam(lr, eps=1e-5))
+    return optax.chain(optax.clip_by_global_norm(config.max_norm), adam(lr, eps=1e-5))

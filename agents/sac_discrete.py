@@ -14,13 +14,12 @@ from functools import partial
 import distrax
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import actor_critic, heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, State
 from rljax.base import Agent, Batch, Discrete, Spec, Transition, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import descend, polyak
+from rljax.optim import adam, descend, polyak
 
 
 @config
@@ -115,7 +114,7 @@ def _critic_step(config: Config, net: Networks, state: State, t: Transition) -> 
         out = net.critic.apply(params, t.obs)
         return losses.critic_loss(net.head, losses.chosen(out, t.action), target)
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 
@@ -129,7 +128,7 @@ def _actor_step(config: Config, net: Networks, state: State, obs: jax.Array) -> 
         value = (probs * (alpha * log_probs - q)).sum(-1).mean()
         return value, (value, -(probs * log_probs).sum(-1).mean())
 
-    actor, (value, entropy) = descend(optax.adam(config.actor_lr), loss, state.actor)
+    actor, (value, entropy) = descend(adam(config.actor_lr), loss, state.actor)
     target_entropy = config.target_entropy_scale * jnp.log(net.actor.num_actions)
     state = actor_critic.temperature_step(config, state._replace(actor=actor), entropy, target_entropy)
     return state, {"actor/loss": value, "actor/entropy": entropy, "alpha/value": alpha}

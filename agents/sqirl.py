@@ -24,7 +24,7 @@ import optax
 from rljax import loops, nets, normalize
 from rljax.base import Agent, Batch, Discrete, InputError, Spec, Transition, random_action
 from rljax.config import check_action, check_ranges, config, leaf, static
-from rljax.optim import Model, descend, model
+from rljax.optim import Model, adam, descend, model
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -155,7 +155,7 @@ def make(spec: Spec, config: Config) -> Agent:
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(config.max_norm), optax.adam(config.lr))
+    return optax.chain(optax.clip_by_global_norm(config.max_norm), adam(config.lr))
 
 
 def _step(config: Config, state: State, batch: Batch) -> tuple[State, jax.Array]:

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import heads, losses, nets, normalize
 from rljax.actor_critic import Metrics, Networks, normalized
 from rljax.base import Agent, Array, Batch, Spec, Transition, example, no_memory
 from rljax.config import check_action, check_ranges, choice, config, leaf, static
-from rljax.optim import Model, descend, model, polyak
+from rljax.optim import Model, adam, descend, model, polyak
 
 
 @config
@@ -79,8 +78,8 @@ def init(config: Config, spec: Spec, key: jax.Array) -> State:
     net, obs = networks(config, action.shape[-1]), normalize.apply(stats, example(spec.obs, 1))
     actor, critic = net.actor.init(key_actor, obs), nets.init(net.critic, net.head, key_critic, obs, action)
     return State(
-        actor=model(optax.adam(config.actor_lr), actor),
-        critic=model(optax.adam(config.critic_lr), critic),
+        actor=model(adam(config.actor_lr), actor),
+        critic=model(adam(config.critic_lr), critic),
         target_actor=jax.tree.map(jnp.copy, actor),
         target=jax.tree.map(jnp.copy, critic),
         stats=stats,
@@ -138,7 +137,7 @@ def _critic_step(config: Config, net: Networks, state: State, x: tuple[Transitio
     def loss(params: dict) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(net.head, net.critic.apply(params, t.obs, t.action), target)
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic), metrics
 
 
@@ -154,5 +153,5 @@ def _actor_step(config: Config, state: State, t: Transition) -> tuple[State, Met
         value = cloning - scale * q.mean()
         return value, {"actor/loss": value, "actor/cloning": cloning}
 
-    actor, metrics = descend(optax.adam(config.actor_lr), loss, state.actor)
+    actor, metrics = descend(adam(config.actor_lr), loss, state.actor)
     return state._replace(actor=actor), metrics

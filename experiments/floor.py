@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax import ssm
+from rljax import conservative, ssm
 from rljax.base import Discrete, Spec
 from rljax.world_model import REWARDS, Size, action_size
 
@@ -98,10 +98,12 @@ def cql(config: Any, spec: Spec) -> tuple[Stage, ...]:
 
     The gap wants the policy's outputs at both observations, which the target and the actor's step want too: they are the same.
     """
-    critic = _sizes(config, spec)[1]
-    step = _critic_step(config, spec, config.num_critics)
-    step += network(critic, 3 * config.num_actions * config.batch_size, config.num_critics, weights=True)
-    return ((1, step + _actor_step(config, spec, config.batch_size)),)
+    actor, critic = _sizes(config, spec)
+    num = conservative.blocks(config.num_actions, config.batch_size)
+    values = (3 * config.num_actions + 1) * config.batch_size // num
+    begin = network(actor, config.batch_size) + network(critic, config.batch_size, config.num_critics)
+    gaps = network(critic, values, config.num_critics, weights=True)
+    return (1, begin), (num, gaps), (1, _actor_step(config, spec, config.batch_size))
 
 
 def rlpd(config: Any, spec: Spec) -> tuple[Stage, ...]:

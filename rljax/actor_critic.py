@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from rljax import losses, nets, normalize
 from rljax.base import Batch, Spec, Transition, example
 from rljax.heads import Head
-from rljax.optim import Model, descend, log_multiplier, model, polyak
+from rljax.optim import Model, adam, descend, log_multiplier, model, polyak
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -72,10 +71,10 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array, *actions: 
     obs = normalize.apply(stats, example(spec.obs, 1))
     critic = nets.init(networks.critic, networks.head, key_critic, obs, *actions)
     return State(
-        actor=model(optax.adam(config.actor_lr), networks.actor.init(key_actor, obs)),
-        critic=model(optax.adam(config.critic_lr), critic),
+        actor=model(adam(config.actor_lr), networks.actor.init(key_actor, obs)),
+        critic=model(adam(config.critic_lr), critic),
         target=jax.tree.map(jnp.copy, critic),
-        alpha=log_multiplier(optax.adam(config.alpha_lr), config.init_alpha),
+        alpha=log_multiplier(adam(config.alpha_lr), config.init_alpha),
         stats=stats,
     )
 
@@ -129,7 +128,7 @@ def critic_step(config: Any, networks: Networks, state: State, t: Transition, ta
     def loss(params: PyTree) -> tuple[jax.Array, Metrics]:
         return losses.critic_loss(networks.head, networks.critic.apply(params, t.obs, t.action), target)
 
-    critic, metrics = descend(optax.adam(config.critic_lr), loss, state.critic)
+    critic, metrics = descend(adam(config.critic_lr), loss, state.critic)
     return state._replace(critic=critic, target=polyak(state.target, critic.params, config.tau)), metrics
 
 
@@ -196,7 +195,7 @@ def policy_step(
         value = (alpha * log_prob - q).mean()
         return value, (value, -log_prob.mean())
 
-    actor, (value, entropy) = descend(optax.adam(config.actor_lr), loss, state.actor)
+    actor, (value, entropy) = descend(adam(config.actor_lr), loss, state.actor)
     return state._replace(actor=actor), entropy, {"actor/loss": value, "actor/entropy": entropy}
 
 
@@ -206,7 +205,7 @@ def temperature_step(config: Any, state: Any, entropy: jax.Array, target_entropy
     def loss(log_alpha: jax.Array) -> tuple[jax.Array, None]:
         return losses.temperature_loss(log_alpha, entropy, target_entropy), None
 
-    return state._replace(alpha=descend(optax.adam(config.alpha_lr), loss, state.alpha)[0])
+    return state._replace(alpha=descend(adam(config.alpha_lr), loss, state.alpha)[0])
 
 
 def _policy(config: Any, state: Any, obs: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rljax import actor_critic, losses
 from rljax.actor_critic import Metrics, Networks
 from rljax.base import Batch, Spec, Transition
 from rljax.normalize import Stats
-from rljax.optim import Model, descend, log_multiplier, polyak
+from rljax.optim import Model, adam, descend, descend_over, log_multiplier, polyak
 
 PyTree = Any
+
+# Values, of recorded and sampled actions, that a critic gives at a time on a CPU: what their gradient needs stays in its cache.
+CPU_VALUES = 1024
 
 
 class State(NamedTuple):
@@ -37,7 +39,7 @@ def init(config: Any, networks: Networks, spec: Spec, key: jax.Array) -> State:
     """A fresh `State`; the multiplier starts at e, as in CORL."""
     action = jnp.zeros((1, *spec.action.shape), float)
     state = actor_critic.init(config, networks, spec, key, action)
-    return State(*state, multiplier=log_multiplier(optax.adam(config.critic_lr), np.e))
+    return State(*state, multiplier=log_multiplier(adam(config.critic_lr), np.e))
 
 
 def one_sample(config: Any, networks: Networks, state: State, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -53,7 +55,7 @@ def max_of_samples(
 
 
 def fixed(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
-    """The penalty, a scalar: ``penalty`` times the sum of the critics' mean gaps [N]."""
+    """The penalty, a scalar and affine in the critics' mean gaps [N]: ``penalty`` times their sum."""
     return config.penalty * gap.sum()
 
 
@@ -92,14 +94,22 @@ def gaps(
     Each sample's gap is at least ``gap_min``.
     """
     num, batch = actions.shape[:2]
-    obs = jnp.broadcast_to(t.obs, (num, *t.obs.shape)).reshape(num * batch, *t.obs.shape[1:])
-    out = networks.critic.apply(params, obs, actions.reshape(num * batch, -1))
-    sampled = networks.head.value(out).reshape(-1, num, batch)
+    everything = jnp.concatenate([t.action[None], actions])
+    obs = jnp.broadcast_to(t.obs, (num + 1, *t.obs.shape)).reshape(-1, *t.obs.shape[1:])
+    out = networks.critic.apply(params, obs, everything.reshape(-1, actions.shape[-1]))
+    out = out.reshape(-1, num + 1, batch, out.shape[-1])
+    recorded, sampled = out[:, 0], networks.head.value(out[:, 1:])
     of_policy = jnp.arange(num)[:, None] >= config.num_actions
     sampled = jnp.where(of_policy, jnp.maximum(sampled, bound), sampled)
-    out = networks.critic.apply(params, t.obs, t.action)
-    gap = losses.conservative_gap(sampled, log_mu, networks.head.value(out), config.temperature)
-    return jnp.maximum(gap, config.gap_min).mean(-1), out
+    gap = losses.conservative_gap(sampled, log_mu, networks.head.value(recorded), config.temperature)
+    return jnp.maximum(gap, config.gap_min).mean(-1), recorded
+
+
+def blocks(num_actions: int, batch_size: int) -> int:
+    """Equal parts of a batch of states whose gaps are differentiated one after the other: 1, but on a CPU `CPU_VALUES` each."""
+    most = CPU_VALUES // (3 * num_actions + 1) if jax.default_backend() == "cpu" else batch_size
+    sizes = [size for size in range(1, batch_size + 1) if batch_size % size == 0 and most // 4 < size <= most]
+    return batch_size // max(sizes, default=batch_size)
 
 
 def candidates(config: Any, networks: Networks, state: State, t: Transition, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -116,20 +126,23 @@ def candidates(config: Any, networks: Networks, state: State, t: Transition, key
 def _critic_step(
     config: Any, networks: Networks, state: State, t: Transition, target: losses.Target, bound: jax.Array, key: jax.Array
 ) -> tuple[State, Metrics]:
-    actions, log_mu = candidates(config, networks, state, t, key)
+    actions, log_mu = (x.swapaxes(0, 1) for x in candidates(config, networks, state, t, key))
+    num = blocks(config.num_actions, len(t.reward))
 
-    def loss(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
-        gap, out = gaps(config, networks, params, t, actions, log_mu, bound)
+    def loss(params: PyTree, block: tuple) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+        t, target, actions, log_mu, bound = block
+        gap, out = gaps(config, networks, params, t, actions.swapaxes(0, 1), log_mu.T, bound)
         td, metrics = losses.critic_loss(networks.head, out, target)
         value = td + config.constraint(config, state.multiplier.params, gap)
         return value, (gap, metrics | {"critic/gap": gap.mean()})
 
-    critic, (gap, metrics) = descend(optax.adam(config.critic_lr), loss, state.critic)
+    divided = jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), (t, target, actions, log_mu, bound))
+    critic, (gap, metrics) = descend_over(adam(config.critic_lr), loss, state.critic, divided)
 
     def multiplier_loss(log_multiplier: jax.Array) -> tuple[jax.Array, None]:
         return -0.5 * config.constraint(config, log_multiplier, jax.lax.stop_gradient(gap)), None
 
-    multiplier, _ = descend(optax.adam(config.critic_lr), multiplier_loss, state.multiplier)
+    multiplier, _ = descend(adam(config.critic_lr), multiplier_loss, state.multiplier)
     metrics["critic/multiplier"] = jnp.exp(state.multiplier.params)
     target = polyak(state.target, critic.params, config.tau)
     return state._replace(critic=critic, target=target, multiplier=multiplier), metrics

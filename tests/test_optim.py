@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,49 @@ def test_descend_on_a_learning_rate_that_is_traced():
     """The step size may be an argument: adam's first step has exactly its length."""
     step = jax.jit(lambda lr: optim.descend(optax.adam(lr), loss, optim.model(optax.adam(lr), PARAMS))[0].params["b"])
     np.testing.assert_allclose([0.5 - step(lr) for lr in (0.1, 0.2)], [0.1, 0.2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("lr", [1e-3, optim.cosine(1e-3, 50)], ids=["constant", "cosine"])
+@pytest.mark.parametrize("eps", [1e-8, 1e-5])
+def test_adam_is_that_of_optax(lr, eps):
+    """A hundred steps on gradients of all sizes; runs that were saved with optax' go on."""
+    ours, theirs = optim.adam(lr, eps), optax.adam(lr, eps=eps)
+    sizes = jnp.array([0.0, 1e-12, 1e-8, 1e-5, 1e-2, 1.0, 1e6])
+    state = ours.init(sizes), theirs.init(sizes)
+    for key in jax.random.split(jax.random.key(0), 100):
+        grads = sizes * jax.random.normal(key, sizes.shape)
+        updates, expected = ours.update(grads, state[0], sizes), theirs.update(grads, state[1], sizes)
+        assert jax.tree.structure(updates) == jax.tree.structure(expected)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-12), updates, expected)
+        state = updates[1], expected[1]
+
+
+def test_descending_over_blocks_is_descending_on_their_mean():
+    optimizer, params = optax.sgd(0.1), jnp.array([1.0, -2.0])
+    data = jnp.arange(12.0).reshape(3, 4)
+
+    def loss(params, block):
+        error = params[0] * block + params[1] - block**2
+        return (error**2).mean(), {"error": error.mean()}
+
+    whole = optim.descend(optimizer, lambda params: loss(params, data), optim.model(optimizer, params))
+    parts = optim.descend_over(optimizer, loss, optim.model(optimizer, params), data)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), parts, whole)
+
+
+def test_no_parameters_are_copied_within_a_loop():
+    params = {"a": jnp.ones((64, 96)), "b": jnp.ones((96, 48)), "c": jnp.ones((48, 64))}
+    optimizer = optim.adam(1e-3)
+
+    def loss(params):
+        return (jnp.ones((32, 64)) @ params["a"] @ params["b"] @ params["c"]).std(), None
+
+    def run(model, num):
+        return jax.lax.fori_loop(0, num, lambda _, model: optim.descend(optimizer, loss, model)[0], model)
+
+    text = jax.jit(run, donate_argnums=0).lower(optim.model(optimizer, params), jnp.int32(1)).compile().as_text()
+    assert "f32[96,48]" in text
+    assert not re.search(r"f32\[(64,96|96,48|48,64)\]\S* copy\(", text)
 
 
 def test_polyak_by_hand():

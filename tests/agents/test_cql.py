@@ -139,19 +139,38 @@ def follow(np_, module, config, bounds, batch, t):
 
 
 @pytest.mark.parametrize("backup", ["one_sample", "max_of_samples"])
-@pytest.mark.parametrize("constraint", ["fixed", "lagrange"])
-def test_cql_equals_the_numpy_reference(constraint, backup, reference):
+@pytest.mark.parametrize(("constraint", "parts"), [("fixed", 1), ("lagrange", 1), ("lagrange", 3)])
+def test_cql_equals_the_numpy_reference(constraint, backup, parts, reference, monkeypatch):
+    monkeypatch.setattr(conservative, "blocks", lambda *_: parts)
     config = override(cql.Config(), SMALL | {"constraint": constraint, "backup": backup})
     t = reference.draw_batch(SPEC, 2, B, 1)
     follow(reference, cql, config, np.full((2, B), -np.inf), Batch(t), t)
 
 
-def test_calql_equals_the_numpy_reference(reference):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_calql_equals_the_numpy_reference(parts, reference, monkeypatch):
     """With bounds that hold back some of the policy's values and not others, and a smallest gap that some are below."""
+    monkeypatch.setattr(conservative, "blocks", lambda *_: parts)
     config = override(calql.Config(), SMALL | {"gap_min": 2.6})
     t = reference.draw_batch(SPEC, 2, B, 1)
     bounds = np.random.default_rng(0).normal(size=(2, B)) * 0.3
     follow(reference, calql, config, bounds, Batch(t, calql.Extras(bounds)), t)
+
+
+@pytest.mark.parametrize(
+    ("backend", "num_actions", "batch_size", "parts"),
+    [
+        ("gpu", 10, 256, 1),
+        ("cpu", 10, 256, 8),
+        ("cpu", 10, 250, 10),
+        ("cpu", 1, 256, 1),
+        ("cpu", 10, 251, 1),
+        ("cpu", 500, 4, 1),
+    ],
+)
+def test_parts_of_a_batch_are_equal_and_neither_large_nor_tiny(backend, num_actions, batch_size, parts, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert conservative.blocks(num_actions, batch_size) == parts
 
 
 def test_calql_without_bounds_is_cql(reference):
