@@ -138,10 +138,10 @@ def test_ratios_to_peers_are_those_of_the_benchmarks():
             ratio = ours[1] / rates
             numbers = f"{np.median(ours[1]):.3g} | {name} {np.median(rates):.3g}"
             spread = f"{np.median(ratio):.2f} ({ratio.min():.2f} - {ratio.max():.2f})"
-            agent, seeds = found["agent"], found["settings"]["seeds"]
-            rows.append(
-                f"| {agent}{f', {seeds} seeds' * (seeds > 1)} | {found['settings']['threads']} | {numbers} | {spread} |"
-            )
+            settings = found["settings"]
+            what = found["agent"] + f", {settings['seeds']} seeds" * (settings["seeds"] > 1)
+            what += f", {settings['order']} order" * (settings["order"] != "official")
+            rows.append(f"| {what} | {settings['threads']} | {numbers} | {spread} |")
     assert sorted(rows) == sorted(re.findall(r"^\| .+ \(.+ - .+\) \|$", PAGES["performance.md"], re.MULTILINE))
 
 
@@ -151,12 +151,13 @@ def test_curves_and_seconds_are_those_of_the_benchmarks():
     stored = json.loads((speed / "curves.json").read_text())
     spread = [f"{statistics.iqm(np.array([*curve.values()][-1])):.1f}" for curve in stored["spread"]["scores"].values()]
     assert re.findall(r"ends at (-[\d.]+) \[.+\] before and (-[\d.]+) \[", page) == [tuple(spread)]
-    curves = stored["agents"]
     rows = re.findall(r"^\| (\w+) \| .+ \| (-[\d.]+) \[.+\] \| (-[\d.]+) \[.+\] \|$", page, re.MULTILINE)
-    last = {name: [list(curve[when].values())[-1] for when in ("before", "after")] for name, curve in curves.items()}
-    assert {name: both for name, *both in rows} == {
-        name: [f"{statistics.iqm(np.array(scores)):.1f}" for scores in both] for name, both in last.items()
-    }
+    ends = [
+        (name, *(f"{statistics.iqm(np.array(list(curve[when].values())[-1])):.1f}" for when in ("before", "after")))
+        for curves in (stored["agents"], stored["later"]["agents"])
+        for name, curve in curves.items()
+    ]
+    assert rows == ends
     seconds = json.loads((speed / "startup.json").read_text())["medians"].values()
     shown = [float(x) for x in re.findall(r"^\| .+ \| ([\d.]+) \|$", page, re.MULTILINE)]
     np.testing.assert_allclose(shown, list(seconds), atol=0.05)
