@@ -141,6 +141,7 @@ def test_ratios_to_peers_are_those_of_the_benchmarks():
             settings = found["settings"]
             what = found["agent"] + f", {settings['seeds']} seeds" * (settings["seeds"] > 1)
             what += f", {settings['order']} order" * (settings["order"] != "official")
+            what += f" of depth {settings['depth']}, 1 action" * (settings["actions"] == 1)
             rows.append(f"| {what} | {settings['threads']} | {numbers} | {spread} |")
     assert sorted(rows) == sorted(re.findall(r"^\| .+ \(.+ - .+\) \|$", PAGES["performance.md"], re.MULTILINE))
 
