@@ -55,7 +55,7 @@ def max_of_samples(
 
 
 def fixed(config: Any, log_multiplier: jax.Array, gap: jax.Array) -> jax.Array:
-    """The penalty, a scalar and affine in the critics' mean gaps [N]: ``penalty`` times their sum."""
+    """The penalty, a scalar: ``penalty`` times the sum of the critics' mean gaps [N]."""
     return config.penalty * gap.sum()
 
 
@@ -136,6 +136,7 @@ def _critic_step(
         value = td + config.constraint(config, state.multiplier.params, gap)
         return value, (gap, metrics | {"critic/gap": gap.mean()})
 
+    # The loss is a mean over states, constraints being affine in the gaps, so parts of the batch have the same gradient.
     divided = jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), (t, target, actions, log_mu, bound))
     critic, (gap, metrics) = descend_over(adam(config.critic_lr), loss, state.critic, divided)
 

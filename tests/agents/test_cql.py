@@ -123,7 +123,7 @@ def follow(np_, module, config, bounds, batch, t):
     slow = (np_.learner(state.actor.params), np_.learner(state.critic.params), jax.tree.map(np.asarray, state.target))
     slow += (np_.learner(state.alpha.params), np_.learner(state.multiplier.params))
     key, seen = jax.random.key(5), []
-    state, metrics = jax.jit(module.update)(config, state, batch, key)
+    state, metrics = jax.jit(lambda *args: module.update(*args))(config, state, batch, key)  # traced anew: parts may differ
     for u, k in enumerate(jax.random.split(key, 2)):
         one = jax.tree.map(lambda x, u=u: x[u], t)
         lagrange, largest = (config.constraint is conservative.lagrange, config.backup is conservative.max_of_samples)
